@@ -1,0 +1,70 @@
+"""`fit` beside a bare loop over the same tensors, side by side in one process.
+
+    python benchmarks/step.py [--width 0.125] [--batch 100] [--steps 40] [--rounds 5]
+
+The bare loop is what one would write first: NCHW memory, a resident tensor, Adam, no bookkeeping at all.
+`fit` writes a log, checks its sums and saves checkpoints. Both train the same VCAE on the same batches;
+rounds alternate, and the ratio of each pair is what counts on a noisy machine.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+
+import torch
+
+from vcae_nb.data import load_dataset
+from vcae_nb.models import MODELS, Autoencoder, Spec
+from vcae_nb.objectives import sse
+from vcae_nb.training import fit
+
+
+def bare(spec, data):
+    "Seconds of a plain loop."
+    torch.manual_seed(0)
+    images = data.train.permute(0, 3, 1, 2).float().div(255).contiguous()
+    model = Autoencoder(spec, data.shape).to(memory_format=torch.contiguous_format)
+    penalty = MODELS[spec.model].penalty
+    optimiser = torch.optim.Adam(model.parameters(), lr=spec.lr)
+    started = time.perf_counter()
+    for _ in range(spec.steps):
+        x = images[torch.randint(len(images), (spec.batch,))]
+        code = model.encode(x, torch.randn(len(x), spec.z_dim))
+        loss = sse(x, model.decode(code.z)).mean() + spec.lam * penalty(code, torch.randn(len(x), spec.z_dim), spec)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return time.perf_counter() - started
+
+
+def fitted(spec, data):
+    "Seconds of `fit`'s own training, without its last evaluation; the log says them."
+    with tempfile.TemporaryDirectory() as folder:
+        run = fit(spec, data, device="cpu", root=folder)
+        return [line for line in run.log if "eval" not in line][-1]["seconds"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=1 / 8)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="VCAE")
+    a = parser.parse_args()
+    data = load_dataset("mnist5k")
+    spec = Spec(model=a.model, z_dim=16, width=a.width, batch=a.batch, steps=a.steps)
+    bare(replace(spec, steps=3), data)  # warm up
+    pairs = [(fitted(replace(spec, seed=r), data), bare(replace(spec, seed=r), data)) for r in range(a.rounds)]
+    per_second = lambda seconds: a.steps * a.batch / seconds
+    print(f"{a.model}, width {a.width:g}, batch {a.batch}, {a.steps} steps, {torch.get_num_threads()} threads")
+    for name, column in (("fit", 0), ("bare loop", 1)):
+        print(f"{name:10} median {per_second(statistics.median(p[column] for p in pairs)):8.0f} images/s")
+    ratios = sorted(b / f for f, b in pairs)
+    print(f"fit is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} over {a.rounds} pairs)")
+
+
+if __name__ == "__main__":
+    main()
