@@ -8,9 +8,10 @@ __all__ = ['TYPES', 'PACKAGE', 'Chapter', 'read_notebook', 'chapter_of', 'notebo
            'library_digest', 'LocalKernel', 'kernel_options', 'to_execute', 'clean_copy', 'made_of', 'execute',
            'failure', 'is_current', 'execute_book']
 
-# %% ../nbs/20_batch.ipynb #27cab6ba
+# %% ../nbs/20_batch.ipynb #c87773bc
 import ast
 import json
+import os
 import re
 import sys
 import tempfile
@@ -180,7 +181,7 @@ def library_digest(
             todo |= imported_modules(code[name])
     return sha256(json.dumps(code, sort_keys=True))
 
-# %% ../nbs/20_batch.ipynb #3f7723d7
+# %% ../nbs/20_batch.ipynb #99628674
 class LocalKernel(AsyncKernelManager):
     "A Jupyter kernel that runs this very Python."
 
@@ -200,6 +201,7 @@ def kernel_options(
         "config": config,
         "resources": {"metadata": {"path": str(cwd)}},
         "coalesce_streams": True,
+        "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],  # a kernel that is told to go need not say so
     }
 
 # %% ../nbs/20_batch.ipynb #46f5f2de
@@ -235,7 +237,7 @@ def clean_copy(
     text = nbformat.writes(nbformat.from_dict(nb)).rstrip() + "\n"
     return text.replace(f"{root}/", "")
 
-# %% ../nbs/20_batch.ipynb #ef4e8f4a
+# %% ../nbs/20_batch.ipynb #b7291820
 def made_of(
     nb: nbformat.NotebookNode,  # the source
     parameters: dict,
@@ -243,7 +245,7 @@ def made_of(
     root: Path,
 ) -> dict:
     "The digests that an executed copy remembers."
-    files = {p.resolve().relative_to(root.resolve()).as_posix(): sha256(p.read_bytes()) for p in sorted(inputs) if p.is_file()}
+    files = {os.path.relpath(p, root): sha256(p.read_bytes()) for p in sorted(inputs) if p.is_file()}
     return {
         "source": source_digest(nb),
         "library": library_digest(nb),
@@ -310,7 +312,7 @@ def is_current(
     now = made_of(read_notebook(notebook), all_parameters(notebook, parameters or {}), inputs, root or project_root())
     return stored.get("exception") is False and all(stored.get(k) == v for k, v in now.items())
 
-# %% ../nbs/20_batch.ipynb #929aa325
+# %% ../nbs/20_batch.ipynb #438f7124
 def execute_book(
     profile: str = "smoke",
     parameters: dict | None = None,  # for experiments, beside the profile
@@ -326,7 +328,7 @@ def execute_book(
         chapter = chapters[name]
         output = executed_path(chapter, profile, root)
         given = {"profile": profile, **(parameters or {})} if chapter.experiment else {}
-        inputs = sorted((root / "results").glob("*/*.json")) if name == "index" else []
+        inputs = sorted(results_path("index", "any", root).parent.parent.glob("*/*.json")) if name == "index" else []
         whole = not chapter.experiment or results_path(chapter.name, profile, root).is_file()
         try:
             if whole and is_current(chapter.path, output, given, inputs, root):

@@ -6,7 +6,7 @@
 __all__ = ['app', 'Experiments', 'Profile', 'Seeds', 'Device', 'experiments', 'grid', 'run_state', 'run', 'status', 'site',
            'main']
 
-# %% ../nbs/22_cli.ipynb #d5789abf
+# %% ../nbs/22_cli.ipynb #8e7bfc8d
 import importlib
 import json
 import os
@@ -17,7 +17,7 @@ from typing import Annotated, Optional
 import typer
 from filelock import FileLock, Timeout
 
-from .core import VcaeError, choose, project_root, runs_root
+from .core import VcaeError, choose, project_root, results_path, runs_root
 
 # %% ../nbs/22_cli.ipynb #473888ca
 def experiments() -> list[str]:
@@ -69,12 +69,13 @@ def run_state(
         return line | {"state": "failed", "reason": (folder / "failed.txt").read_text()}
     return line | {"state": "stopped", "step": max([c["step"] for c in checkpoints(folder)], default=0)}
 
-# %% ../nbs/22_cli.ipynb #575c6fce
+# %% ../nbs/22_cli.ipynb #0e25991c
 app = typer.Typer(
     help="Reproduce 'Variance Constrained Autoencoding': train the experiments, execute their notebooks, build the site.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text, which looks the same everywhere
 )
 
 Experiments = Annotated[Optional[list[str]], typer.Argument(help="Which experiments; all of them where none is named.", show_default=False)]
@@ -82,7 +83,7 @@ Profile = Annotated[str, typer.Option(help="Scale: 'smoke' (minutes, embedded da
 Seeds = Annotated[Optional[int], typer.Option(help="Runs of each setting; each experiment has its own number where this is not given.", show_default=False)]
 Device = Annotated[str, typer.Option(help="'auto' takes a GPU where there is one; or 'cpu', 'cuda', 'cuda:1'.")]
 
-# %% ../nbs/22_cli.ipynb #9c8ee84e
+# %% ../nbs/22_cli.ipynb #ff59e41e
 @app.command()
 def run(
     experiment: Experiments = None,
@@ -111,7 +112,7 @@ def run(
             failures.append(str(e))
     if failures:
         raise VcaeError("; ".join(failures))
-    shown = os.path.relpath(project_root() / "results" / profile)
+    shown = os.path.relpath(results_path("any", profile).parent)
     typer.echo(f"Results: {shown}/*.json and executed notebooks; `vcae site` makes pages of them.")
 
 # %% ../nbs/22_cli.ipynb #8d42ad5b

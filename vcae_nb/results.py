@@ -73,7 +73,7 @@ def row_of(
     metrics = run.metrics | sizes | {"seconds": m["seconds"]} | more
     return make_row(spec.model, m["dataset"], m["dataset_sha256"], spec.settings, spec.seed, spec.steps, metrics) | {"run": spec.key}
 
-# %% ../nbs/08_results.ipynb #950c61f7
+# %% ../nbs/08_results.ipynb #c67ac39b
 @dataclass(frozen=True)
 class Estimate:
     "A mean over seeds, and its 95 % bootstrap interval (equal to the mean where there is one seed)."
@@ -84,8 +84,7 @@ class Estimate:
     n: int
 
     def __str__(self):
-        digits = max(0, 2 - int(np.floor(np.log10(max(abs(self.mean), 1e-12)))) - 1)
-        digits = min(max(digits, 2), 6)
+        digits = min(max(2 - int(np.floor(np.log10(max(abs(self.mean), 1e-12)))), 2), 6)  # three that count
         text = f"{self.mean:.{digits}f}"
         return text if self.n == 1 else f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
@@ -146,7 +145,7 @@ def table(
     out.columns, out.index = pd.MultiIndex.from_tuples(out.columns), summary.index
     return out
 
-# %% ../nbs/08_results.ipynb #c6ac0837
+# %% ../nbs/08_results.ipynb #69a0a9e6
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
@@ -167,19 +166,15 @@ def paired(
 def verdict(
     differences: list[float],  # positive where the claim holds, one a seed
     profile: str,  # where they come from
-    nothing: float = 0.0,  # differences within this of zero count as none
 ) -> str:  # one of `VERDICTS`
-    "Judge a claim by the interval of its mean difference."
+    "Judge a claim by Student's 95 % interval of its mean difference over seeds."
     if profile == "smoke" or not differences:
         return "not run"
-    e = estimate(differences)
     if len(differences) < 3:
         return "inconclusive"
-    if e.low > nothing:
-        return "reproduced"
-    if e.high < 0 or (-nothing <= e.low and e.high <= nothing):
-        return "not reproduced"
-    return "inconclusive"
+    margin = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    low, high = np.mean(differences) - margin, np.mean(differences) + margin
+    return "reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive"
 
 
 def make_claim(
@@ -255,7 +250,7 @@ def read_results(
     path = results_path(experiment, choose(profile, PROFILES, "profile"), root)
     return read_json(path) if path.exists() else None
 
-# %% ../nbs/08_results.ipynb #8a73d62b
+# %% ../nbs/08_results.ipynb #21b5eaa8
 MARKS = {"reproduced": "✓ reproduced", "not reproduced": "✗ not reproduced", "inconclusive": "~ inconclusive", "not run": "not run"}
 
 
@@ -270,17 +265,17 @@ def claims_table(
         "verdict": MARKS[c["verdict"]],
         "scale": results["profile"],
     }
-    return pd.DataFrame([shown(c) for c in results["claims"]]).style.hide(axis="index").set_uuid(results["experiment"])
+    return pd.DataFrame([shown(c) for c in results["claims"]]).style.hide(axis="index").set_uuid(results["experiment"]).set_table_attributes('class="claims"')
 
 
 def best_results(
     root: Path | None = None,  # the project
 ) -> list[dict]:
     "For each experiment with evidence, its results at the largest scale, in the order of the book."
-    root, found = root or project_root(), {}
+    found = {}
     for profile in PROFILES[1:]:
-        found |= {path.stem: profile for path in (root / "results" / profile).glob("*.json")}
-    order = [p.stem.partition("_")[2] for p in sorted((root / "nbs").glob("*.ipynb"))]
+        found |= {path.stem: profile for path in results_path("*", profile, root).parent.glob("*.json")}
+    order = [p.stem.partition("_")[2] for p in sorted(((root or project_root()) / "nbs").glob("*.ipynb"))]
     names = sorted(found, key=lambda n: order.index(n) if n in order else len(order))
     return [read_results(name, found[name], root) for name in names]
 

@@ -317,7 +317,7 @@ def with_claims(
     mark = "<!-- claims -->"
     return text.replace(mark, claims_markdown(best_results(root))) if mark in text else text
 
-# %% ../nbs/21_site.ipynb #ad85a7b5
+# %% ../nbs/21_site.ipynb #03640ad6
 def page_cells(
     cell: dict,  # a cell after nbdev's processors
     module: str,  # the chapter's name
@@ -327,7 +327,7 @@ def page_cells(
         return [cell]
     cell.source = fig_caption(cell.source)
     exported = bool(cell.directives_.keys() & {"export", "exports"})
-    if is_imports(cell.source) and (exported or cell.source.count("\n") > 1):
+    if is_imports(cell.source) and module != "index" and (exported or cell.source.count("\n") > 1):
         cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
         return [cell]
     if not exported:

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['pick_device', 'read_json', 'read_tensors', 'Run', 'save_checkpoint', 'checkpoints', 'load_checkpoint', 'stop_signals',
-           'leave', 'Trainer', 'provenance_of', 'resolve', 'fit', 'run_lock', 'set_aside_if_stale', 'failure_noted',
-           'train', 'evaluate_splits', 'finish', 'Log']
+           'in_notebook', 'leave', 'Trainer', 'provenance_of', 'resolve', 'fit', 'run_lock', 'set_aside_if_stale',
+           'failure_noted', 'train', 'evaluate_splits', 'finish', 'Log']
 
-# %% ../nbs/07_training.ipynb #6a0175f9
+# %% ../nbs/07_training.ipynb #a3468444
+import builtins
 import json
-import os
 import platform
 import shutil
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .core import VcaeError, disk_errors, keyed_generator, keyed_seed, runs_root, sha256, write_file
 from .data import Dataset, as_batch, as_stored, dataset_of, epoch_batches, load_dataset
@@ -167,7 +168,7 @@ def load_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
         raise VcaeError(f"every checkpoint in {folder} is damaged; delete the folder to train this run from its start")
     return None
 
-# %% ../nbs/07_training.ipynb #db393be6
+# %% ../nbs/07_training.ipynb #83f051c1
 @contextmanager
 def stop_signals():
     "While inside, a first SIGTERM or SIGINT is kept in the list that is yielded; a second has its usual effect."
@@ -187,10 +188,16 @@ def stop_signals():
             signal.signal(n, old)
 
 
-def leave(number: int) -> None:
+def in_notebook() -> bool:
+    "Whether this is IPython, in a notebook or a terminal."
+    return hasattr(builtins, "__IPYTHON__")
+
+
+def leave(
+    number: int,  # of the signal
+) -> None:
     "End the process as the signal would have: 143 for SIGTERM, 130 for SIGINT; an interrupted cell in a notebook."
-    interactive = hasattr(__builtins__, "__IPYTHON__") or "__IPYTHON__" in vars(__import__("builtins"))
-    if number == signal.SIGINT and interactive:
+    if number == signal.SIGINT and in_notebook():
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
@@ -383,7 +390,7 @@ def failure_noted(folder: Path):
             pass  # the disk may be what failed
         raise
 
-# %% ../nbs/07_training.ipynb #d4b536d6
+# %% ../nbs/07_training.ipynb #1c10c720
 def train(spec: Spec, data: Dataset, device: torch.device, folder: Path, checkpoint_seconds: float, identity: dict) -> None:
     "Train until the spec's last step, evaluate, and write weights and manifest."
     trainer, log = Trainer(spec, data, device), Log(folder)
@@ -392,7 +399,8 @@ def train(spec: Spec, data: Dataset, device: torch.device, folder: Path, checkpo
         trainer.load(*found)
     log.rewind(trainer.done)
     saved_at = time.monotonic()
-    bar = tqdm(total=spec.steps, initial=trainer.done, desc=spec.key, unit="step", disable=None, leave=False)
+    quiet = not (sys.stderr.isatty() or in_notebook())
+    bar = tqdm(total=spec.steps, initial=trainer.done, desc=spec.key, unit="step", disable=quiet, leave=False)
     with bar, stop_signals() as caught:
         while trainer.done < spec.steps:
             trainer.model.train()
