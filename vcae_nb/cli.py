@@ -40,34 +40,34 @@ def grid(
     seeds = module.SEEDS[profile] if seeds is None else seeds
     return module.specs(profile, seeds), seeds
 
-# %% ../nbs/22_cli.ipynb #75990cd0
+# %% ../nbs/22_cli.ipynb #3c76b7b3
 def run_state(
     spec,  # a `Spec`
     root: Path | None = None,  # where run folders lie; `runs_root()` where it is not given
 ) -> dict:  # run, model, seed, state, step, steps, and a reason where it failed
     "What there is of a run: missing, training, stopped, failed, stale or done."
-    from vcae_nb.models import code_digest
-    from vcae_nb.training import checkpoints, read_json
+    from vcae_nb.training import Run, checkpoints, identity_of, is_stale, read_log
 
     folder = Path(root or runs_root()) / spec.key
     line = {"run": spec.key, "model": spec.model, "seed": spec.seed, "step": 0, "steps": spec.steps}
     if not (folder / "spec.json").is_file():
         return line | {"state": "missing"}
-    if (folder / "log.jsonl").is_file():
-        last = (folder / "log.jsonl").read_text().rstrip("\n").rpartition("\n")[2]
-        line["step"] = json.loads(last)["step"] if last.endswith("}") else 0
+    line["step"] = max([entry["step"] for entry in read_log(folder / "log.jsonl")], default=0)
     try:
         with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
             pass
     except Timeout:
         return line | {"state": "training"}
-    if read_json(folder / "spec.json")["code_sha256"] != code_digest(spec):
+    if is_stale(folder / "spec.json", identity_of(spec)):
         return line | {"state": "stale"}
-    if (folder / "manifest.json").is_file():
-        return line | {"state": "done", "step": spec.steps}
-    if (folder / "failed.txt").is_file():
-        return line | {"state": "failed", "reason": (folder / "failed.txt").read_text()}
-    return line | {"state": "stopped", "step": max([c["step"] for c in checkpoints(folder)], default=0)}
+    try:
+        if (folder / "manifest.json").is_file():
+            return line | {"state": "done", "step": Run(folder).spec.steps}
+        if (folder / "failed.txt").is_file():
+            return line | {"state": "failed", "reason": (folder / "failed.txt").read_text()}
+        return line | {"state": "stopped", "step": max([c["step"] for c in checkpoints(folder)], default=0)}
+    except VcaeError as e:
+        return line | {"state": "failed", "reason": str(e)}
 
 # %% ../nbs/22_cli.ipynb #0e25991c
 app = typer.Typer(
@@ -83,7 +83,7 @@ Profile = Annotated[str, typer.Option(help="Scale: 'smoke' (minutes, embedded da
 Seeds = Annotated[Optional[int], typer.Option(help="Runs of each setting; each experiment has its own number where this is not given.", show_default=False)]
 Device = Annotated[str, typer.Option(help="'auto' takes a GPU where there is one; or 'cpu', 'cuda', 'cuda:1'.")]
 
-# %% ../nbs/22_cli.ipynb #ff59e41e
+# %% ../nbs/22_cli.ipynb #f58b004c
 @app.command()
 def run(
     experiment: Experiments = None,
@@ -94,17 +94,21 @@ def run(
     "Train what is missing, then execute the notebooks. What is done is never done again."
     from vcae_nb.batch import execute_book
     from vcae_nb.results import check_scale
-    from vcae_nb.training import fit
+    from vcae_nb.training import RunFailed, fit
 
     check_scale(profile, 1 if seeds is None else seeds)
     grids = {name: grid(name, profile, seeds) for name in experiment or experiments()}
     todo = [(name, spec) for name, (specs, _) in grids.items() for spec in specs]
     waiting = [pair for pair in todo if run_state(pair[1])["state"] != "done"]
     typer.echo(f"{profile}: {len(todo)} runs of {', '.join(grids)}; {len(todo) - len(waiting)} are done already")
+    failures = []
     for number, (name, spec) in enumerate(waiting, 1):
         typer.echo(f"[{number}/{len(waiting)}] {name}: {spec.key}, {spec.steps:,} steps")
-        fit(spec, device=device)
-    failures = []
+        try:
+            fit(spec, device=device)
+        except RunFailed as e:  # the others may still be trained
+            typer.echo(f"  {e}")
+            failures.append(str(e))
     for name, (_, n) in grids.items():
         try:
             execute_book(profile, {"seeds": n, "device": device}, names=[name])

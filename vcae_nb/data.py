@@ -6,7 +6,8 @@
 __all__ = ['MOG_CENTRES', 'MOG_STD', 'DATASETS', 'Dataset', 'as_batch', 'as_stored', 'dataset_of', 'epoch_batches', 'mnist5k',
            'read_mnist', 'mnist', 'reduced', 'mog_lift', 'mog', 'load_dataset']
 
-# %% ../nbs/01_data.ipynb #a9cbd56a
+# %% ../nbs/01_data.ipynb #c1695e62
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -52,12 +53,17 @@ def as_batch(
         return stored
     return stored.permute(0, 3, 1, 2).float().div_(255)
 
-# %% ../nbs/01_data.ipynb #b4f48d99
+# %% ../nbs/01_data.ipynb #5d4ec88f
 def as_stored(
     x: Tensor,  # images (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; or vectors (n, d)
 ) -> Tensor:  # uint8 (n, h, w, c), or float32 (n, d)
     "Bring a user's tensor into the stored form. Raises `VcaeError` where it cannot be images or vectors."
-    x = torch.as_tensor(x).detach().cpu()
+    try:
+        x = torch.as_tensor(x).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise VcaeError(f"expected a tensor or an array of images or vectors, got {type(x).__name__}") from e
+    if x.is_complex():
+        raise VcaeError("the data are complex; pass real and imaginary part as two dimensions")
     if x.ndim not in (2, 3, 4) or min(x.shape) == 0:
         raise VcaeError(f"expected images (n, channels, height, width) or vectors (n, d), got a tensor of shape {tuple(x.shape)}")
     if x.is_floating_point() and not x.isfinite().all():
@@ -72,11 +78,10 @@ def as_stored(
         raise VcaeError(f"images need 1 or 3 channels, got a tensor of shape {tuple(x.shape)}")
     if x.dtype != torch.uint8:
         if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
-            raise VcaeError(
-                f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in [{x.min():g}, {x.max():g}]: rescale them first"
-            )
+            advice = "rescale them first" if x.is_floating_point() else "convert them first, bytes by .to(torch.uint8)"
+            raise VcaeError(f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in [{x.min():g}, {x.max():g}]: {advice}")
         x = (x * 255).round().to(torch.uint8)
-    return x.permute(0, 2, 3, 1).contiguous()
+    return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)  # not the user's memory, which may change
 
 
 def dataset_of(
@@ -88,13 +93,13 @@ def dataset_of(
     train = as_stored(train)
     if test is None:
         order = torch.randperm(len(train), generator=keyed_generator(0, "hold out"))
-        held = max(1, len(train) // 10)
+        held = max(2, len(train) // 10)
         train, test = train[order[held:]], train[order[:held]]
     else:
         test = as_stored(test)
-    if len(train) < 2 or train.shape[1:] != test.shape[1:]:
+    if min(len(train), len(test)) < 2 or train.shape[1:] != test.shape[1:]:
         raise VcaeError(
-            f"train and test items must have one shape, and train at least two of them; got {tuple(train.shape)} and {tuple(test.shape)}"
+            f"train and test items must have one shape, and each split at least two of them; got {tuple(train.shape)} and {tuple(test.shape)}"
         )
     return Dataset(name, train, test)
 
@@ -122,7 +127,7 @@ def mnist5k() -> Dataset:
     y = torch.from_numpy(labels).long()[order]
     return Dataset("mnist5k", x[1000:], x[:1000], y[1000:], y[:1000])
 
-# %% ../nbs/01_data.ipynb #2b68bacf
+# %% ../nbs/01_data.ipynb #34ec7396
 def read_mnist(
     root: Path,  # the folder above MNIST/raw
     download: bool = False,  # let torchvision fetch what is missing
@@ -158,6 +163,8 @@ def read_mnist(
 def mnist() -> Dataset:
     "All of MNIST: from `VCAE_DATA` or `data/` where it is there, downloaded into that folder otherwise."
     root = data_root()
+    if os.environ.get("VCAE_DATA") and not root.is_dir():
+        raise VcaeError(f"VCAE_DATA names a folder that does not exist: {root}")
     return read_mnist(root, download=not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists())
 
 # %% ../nbs/01_data.ipynb #0e1739ad

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'COLOURS', 'VERDICTS', 'MARKS', 'check_scale', 'make_row', 'row_of', 'Estimate', 'estimate', 'frame',
-           'summarise', 'table', 'paired', 'verdict', 'make_claim', 'provenance', 'git_commit', 'write_results',
-           'read_results', 'claims_table', 'best_results', 'claims_markdown']
+           'check_group', 'summarise', 'table', 'paired', 'student_interval', 'verdict', 'make_claim', 'provenance',
+           'git_commit', 'write_results', 'read_results', 'claims_table', 'best_results', 'claims_markdown']
 
-# %% ../nbs/08_results.ipynb #4cf5fa91
+# %% ../nbs/08_results.ipynb #db211d10
 import json
 import subprocess
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .core import VcaeError, choose, project_root, results_path, write_file
+from .core import VcaeError, choose, is_checkout, project_root, results_path, write_file
 from .training import Run, pick_device, provenance_of, read_json
 
 # %% ../nbs/08_results.ipynb #0e2f79bd
@@ -43,7 +43,7 @@ COLOURS = {
     "VAE": "#009e73",
 }
 
-# %% ../nbs/08_results.ipynb #d0f7589c
+# %% ../nbs/08_results.ipynb #2f3662a6
 def make_row(
     model: str,  # the name in the tables
     dataset: str,  # the name of the data set
@@ -71,7 +71,8 @@ def row_of(
     m, spec = run.manifest, run.spec
     sizes = {"train_items": m["train_items"], "test_items": m["test_items"]}
     metrics = run.metrics | sizes | {"seconds": m["seconds"]} | more
-    return make_row(spec.model, m["dataset"], m["dataset_sha256"], spec.settings, spec.seed, spec.steps, metrics) | {"run": spec.key}
+    made = {"run": spec.key, "trained_on": {k: m[k] for k in ("device", "threads", "torch")}}
+    return make_row(spec.model, m["dataset"], m["dataset_sha256"], spec.settings, spec.seed, spec.steps, metrics) | made
 
 # %% ../nbs/08_results.ipynb #c67ac39b
 @dataclass(frozen=True)
@@ -100,12 +101,21 @@ def estimate(
     interval = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0))
     return Estimate(mean, *map(float, interval.confidence_interval), len(values))
 
-# %% ../nbs/08_results.ipynb #2593ce60
+# %% ../nbs/08_results.ipynb #3fec291b
 def frame(
     rows: list[dict],
 ) -> pd.DataFrame:  # settings and metrics as columns
     "Rows as a data frame, one run a line."
-    return pd.DataFrame([{**r["settings"], **r["metrics"], **{k: r[k] for k in ("model", "dataset", "seed", "steps")}} for r in rows])
+    return pd.DataFrame([{**r["settings"], **r["metrics"], **{k: r[k] for k in ("model", "dataset", "dataset_sha256", "seed", "steps")}} for r in rows])
+
+
+def check_group(
+    group: pd.DataFrame,  # rows of `frame`
+    what: object,  # which, for the message
+) -> None:
+    "Raise `VcaeError` where rows come from several data sets or count a seed twice."
+    if group["dataset_sha256"].nunique() > 1 or group["seed"].duplicated().any():
+        raise VcaeError(f"the rows of {what} come from several data sets or count a seed twice; group by what tells them apart")
 
 
 def summarise(
@@ -117,8 +127,7 @@ def summarise(
     data = frame(rows)
     lines = {}
     for key, group in data.groupby(by, sort=False, dropna=False):
-        if group["dataset"].nunique() > 1 or group["seed"].duplicated().any():
-            raise VcaeError(f"the rows of {key} come from several data sets or count a seed twice; group by what tells them apart")
+        check_group(group, key)
         lines[key] = {m: estimate(group[m]) for m in metrics}
     table = pd.DataFrame.from_dict(lines, orient="index")
     table.index = pd.MultiIndex.from_tuples(lines, names=by) if len(by) > 1 else pd.Index([k[0] for k in lines], name=by[0])
@@ -145,7 +154,7 @@ def table(
     out.columns, out.index = pd.MultiIndex.from_tuples(out.columns), summary.index
     return out
 
-# %% ../nbs/08_results.ipynb #69a0a9e6
+# %% ../nbs/08_results.ipynb #3b610039
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
@@ -159,8 +168,21 @@ def paired(
     if not rows:
         return []
     data = frame(rows)
-    pick = lambda want: data[np.logical_and.reduce([data[k].isna() if v is None else data[k] == v for k, v in want.items()])].set_index("seed")[metric]
+
+    def pick(want: dict) -> pd.Series:
+        group = data[np.logical_and.reduce([data[k].isna() if v is None else data[k] == v for k, v in want.items()])]
+        check_group(group, want)
+        return group.set_index("seed")[metric]
+
     return (pick(large) - pick(small)).dropna().sort_index().tolist()
+
+
+def student_interval(
+    values: list[float],  # two or more, one a seed
+) -> tuple[float, float]:
+    "Student's 95 % interval of the mean."
+    margin = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - margin), float(np.mean(values) + margin)
 
 
 def verdict(
@@ -172,8 +194,7 @@ def verdict(
         return "not run"
     if len(differences) < 3:
         return "inconclusive"
-    margin = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    low, high = np.mean(differences) - margin, np.mean(differences) + margin
+    low, high = student_interval(differences)
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive"
 
 
@@ -187,13 +208,14 @@ def make_claim(
     "A claim of a results file. Raises `VcaeError` for a verdict that does not exist."
     return dict(id=id, statement=statement, paper=paper, ours=ours, verdict=choose(verdict, VERDICTS, "verdict"))
 
-# %% ../nbs/08_results.ipynb #a345696e
+# %% ../nbs/08_results.ipynb #c2b8e940
 def provenance(
     rows: list[dict],  # for the time that their runs took
     device: str = "auto",
 ) -> dict:
     "Where numbers come from: commit, versions, device, threads, seconds of training."
     here = provenance_of(pick_device(device))
+    made_on = lambda what: ", ".join(sorted({str(r["trained_on"][what]) for r in rows if "trained_on" in r}))
     packages = {}
     for name in ("vcae_nb", "torch", "torchvision", "nflows", "numpy", "scipy"):
         try:
@@ -203,14 +225,16 @@ def provenance(
     return {
         "commit": git_commit(),
         "versions": {"python": here["python"], **packages},
-        "device": here["device"],
-        "threads": here["threads"],
+        "device": made_on("device") or here["device"],
+        "threads": made_on("threads") or here["threads"],
         "wall_s": round(sum(r["metrics"].get("seconds", 0) for r in rows), 1),
     }
 
 
 def git_commit() -> str:
     "The commit of the checkout, with `+` where tracked files differ from it; `unknown` outside one."
+    if not is_checkout(project_root()):
+        return "unknown"
     git = lambda *words: subprocess.run(["git", "-C", str(project_root()), *words], capture_output=True, text=True)
     try:
         commit, status = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
@@ -220,7 +244,7 @@ def git_commit() -> str:
         return "unknown"
     return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
-# %% ../nbs/08_results.ipynb #7227f4b5
+# %% ../nbs/08_results.ipynb #67a96a67
 def write_results(
     experiment: str,
     profile: str,
@@ -234,7 +258,7 @@ def write_results(
     content = json.loads(json.dumps(content))
     if path.exists():
         old = read_json(path)
-        if {k: old.get(k) for k in content} == content:
+        if {k: old.get(k) for k in content} == content and old.get("provenance", {}).get("commit") != "unknown":
             return old
     content["provenance"] = provenance(rows, device)
     write_file(path, json.dumps(content, indent=1) + "\n")
