@@ -83,7 +83,7 @@ Profile = Annotated[str, typer.Option(help="Scale: 'smoke' (minutes, embedded da
 Seeds = Annotated[Optional[int], typer.Option(help="Runs of each setting; each experiment has its own number where this is not given.", show_default=False)]
 Device = Annotated[str, typer.Option(help="'auto' takes a GPU where there is one; or 'cpu', 'cuda', 'cuda:1'.")]
 
-# %% ../nbs/22_cli.ipynb #f58b004c
+# %% ../nbs/22_cli.ipynb #e3eac030
 @app.command()
 def run(
     experiment: Experiments = None,
@@ -101,10 +101,12 @@ def run(
     todo = [(name, spec) for name, (specs, _) in grids.items() for spec in specs]
     waiting = [pair for pair in todo if run_state(pair[1])["state"] != "done"]
     typer.echo(f"{profile}: {len(todo)} runs of {', '.join(grids)}; {len(todo) - len(waiting)} are done already")
-    failures = []
-    for number, (name, spec) in enumerate(waiting, 1):
-        typer.echo(f"[{number}/{len(waiting)}] {name}: {spec.key}, {spec.steps:,} steps")
-        try:
+    failures, number = [], 0
+    for name, spec in todo:
+        if (name, spec) in waiting:
+            number += 1
+            typer.echo(f"[{number}/{len(waiting)}] {name}: {spec.key}, {spec.steps:,} steps")
+        try:  # what is done comes back at once, after a check of its weights
             fit(spec, device=device)
         except RunFailed as e:  # the others may still be trained
             typer.echo(f"  {e}")
