@@ -316,7 +316,7 @@ def noise_cost(
     at = [r for r in rows if r["model"] == "VCAE" and r["settings"]["split"] == split and r["settings"]["sigma"] == r["settings"]["trained_sigma"]]
     return [(r["metrics"]["error_mc"] - r["metrics"]["residual"]) / r["metrics"]["jacobian_term"] for r in at]
 
-# %% ../nbs/10_proposition1.ipynb #738ae079
+# %% ../nbs/10_proposition1.ipynb #89cf21a5
 def claims(
     rows: list[dict],
     profile: str,
@@ -331,14 +331,14 @@ def claims(
     return [
         make_claim(
             "proposition1.exact_linear",
-            "Equation (5) gives the expected error under noise: for a linear decoder.",
+            "For a linear decoder, equation (5) gives the expected error under noise.",
             "equation (5)",
             f"exact: relative misfit {misfit:.0e} by quadrature, at most {max(z_scores):.1f} standard errors by plain draws",
             "reproduced" if misfit < 1e-10 and max(z_scores) < 4 else "not reproduced",
         ),
         make_claim(
             "proposition1.second_order",
-            "Equation (5) gives the expected error under small noise: for a curved decoder and an image that it does not meet.",
+            "For a curved decoder and an imperfect reconstruction, equation (5) gives the expected error under small noise.",
             "equation (5)",
             f"its remainder falls as sigma^{paper_slope:.2f}, like the term it keeps; with the Laplacian term as sigma^{corrected_slope:.2f}",
             "reproduced" if paper_slope >= 3 else "not reproduced",
