@@ -35,8 +35,10 @@ except KeyboardInterrupt:
     raise
 """
 RUN = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell would ignore it
 from vcae_nb.batch import execute
 root = Path(sys.argv[1])
 execute(root / "nbs/10_trial.ipynb", root / "out" / sys.argv[2], {"name": sys.argv[2][0]}, root=root)
