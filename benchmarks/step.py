@@ -1,9 +1,11 @@
 """`fit` beside a bare loop over the same tensors, side by side in one process.
 
-    python benchmarks/step.py [--width 0.125] [--batch 100] [--steps 40] [--rounds 5]
+    python benchmarks/step.py [--model VCAE] [--width 0.125] [--batch 100] [--steps 40] [--rounds 5]
+    python benchmarks/step.py --model VCAE --network celeba --dataset rendered-shapes3d-32-few
+    python benchmarks/step.py --model TC-VCAE --network shapes3d --dataset rendered-shapes3d-32-few --width 1 --batch 64
 
 The bare loop is what one would write first: NCHW memory, a resident tensor, Adam, no bookkeeping at all.
-`fit` writes a log, checks its sums and saves checkpoints. Both train the same VCAE on the same batches;
+`fit` writes a log, checks its sums and saves checkpoints. Both train the same model on batches of the same size;
 rounds alternate, and the ratio of each pair is what counts on a noisy machine.
 """
 
@@ -17,9 +19,9 @@ import torch
 from torch import nn
 
 from vcae_nb.data import load_dataset
-from vcae_nb.models import MODELS, Autoencoder, Spec
+from vcae_nb.models import MODELS, Autoencoder, Spec, critic_loss, critic_of
 from vcae_nb.networks import ToMap, ToVector
-from vcae_nb.objectives import sse
+from vcae_nb.objectives import total_correlation
 from vcae_nb.training import fit
 
 
@@ -41,16 +43,25 @@ def bare(spec, data):
     images = data.train.permute(0, 3, 1, 2).float().div(255).contiguous()
     model = Autoencoder(spec, data.shape)
     model.encoder, model.decoder = plain(model.encoder), plain(model.decoder)
-    penalty = MODELS[spec.model].penalty
+    penalty, critic = MODELS[spec.model].penalty, critic_of(spec)
     optimiser = torch.optim.Adam(model.parameters(), lr=spec.lr)
+    critic_optimiser = torch.optim.Adam(critic.parameters(), lr=spec.tc_lr) if critic else None
+    draw = lambda: images[torch.randint(len(images), (spec.batch,))]
+    generator = torch.Generator()
     started = time.perf_counter()
     for _ in range(spec.steps):
-        x = images[torch.randint(len(images), (spec.batch,))]
+        x = draw()
         code = model.encode(x, torch.randn(len(x), spec.z_dim))
-        loss = sse(x, model.decode(code.z)).mean() + spec.lam * penalty(code, torch.randn(len(x), spec.z_dim), spec)
+        loss = model.error(x, code.z).mean() + spec.lam * penalty(code, torch.randn(len(x), spec.z_dim), spec)
+        if critic:
+            loss = loss + spec.gamma * total_correlation(critic(code.z))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if critic:
+            critic_optimiser.zero_grad()
+            critic_loss(critic, model, code.z, draw(), generator).backward()
+            critic_optimiser.step()
     return time.perf_counter() - started
 
 
@@ -68,13 +79,16 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="VCAE")
+    parser.add_argument("--network", default="mnist")
+    parser.add_argument("--dataset", default="mnist5k")
     a = parser.parse_args()
-    data = load_dataset("mnist5k")
-    spec = Spec(model=a.model, z_dim=16, width=a.width, batch=a.batch, steps=a.steps)
+    data = load_dataset(a.dataset)
+    distortion = "bernoulli" if MODELS[a.model].tc else "sse"
+    spec = Spec(model=a.model, network=a.network, z_dim=16, width=a.width, batch=a.batch, steps=a.steps, distortion=distortion)
     bare(replace(spec, steps=3), data)  # warm up
     pairs = [(fitted(replace(spec, seed=r), data), bare(replace(spec, seed=r), data)) for r in range(a.rounds)]
     per_second = lambda seconds: a.steps * a.batch / seconds
-    print(f"{a.model}, width {a.width:g}, batch {a.batch}, {a.steps} steps, {torch.get_num_threads()} threads")
+    print(f"{a.model}, {a.network} network, {data.name}, width {a.width:g}, batch {a.batch}, {a.steps} steps, {torch.get_num_threads()} threads")
     for name, column in (("fit", 0), ("bare loop", 1)):
         print(f"{name:10} median {per_second(statistics.median(p[column] for p in pairs)):8.0f} images/s")
     ratios = sorted(b / f for f, b in pairs)

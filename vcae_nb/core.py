@@ -36,7 +36,7 @@ def choose(
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise VcaeError(f"unknown {what} {name!r}; choose from {', '.join(options)}.{hint}")
 
-# %% ../nbs/00_core.ipynb #ccebbf52
+# %% ../nbs/00_core.ipynb #e89aa526
 def project_root() -> Path:
     "The checkout that holds the working folder, or else the working folder itself."
     here = Path.cwd()
@@ -70,9 +70,12 @@ def runs_root() -> Path:
     return folder_from("VCAE_RUNS", "runs")
 
 
-def results_root() -> Path:
-    "Where results lie: `VCAE_RESULTS`, or `results/` under the root."
-    return folder_from("VCAE_RESULTS", "results")
+def results_root(
+    root: Path | None = None,  # a project other than the one around the working folder
+) -> Path:
+    "Where results lie: `VCAE_RESULTS`, or `results/` under the root; always the latter for another project."
+    elsewhere = root is not None and root != project_root()
+    return root / "results" if elsewhere else folder_from("VCAE_RESULTS", "results")
 
 
 def results_path(
@@ -81,8 +84,7 @@ def results_path(
     root: Path | None = None,  # a project other than the one around the working folder
 ) -> Path:
     "Where an experiment writes its results; its executed notebook lies beside them."
-    elsewhere = root is not None and root != project_root()
-    return (root / "results" if elsewhere else results_root()) / profile / f"{experiment}.json"
+    return results_root(root) / profile / f"{experiment}.json"
 
 # %% ../nbs/00_core.ipynb #cc65e5cf
 def sha256(

@@ -8,11 +8,12 @@ __all__ = ['FACTORS', 'SHAPES', 'N_IMAGES', 'HUES', 'SCALES', 'DEGREES', 'MISS',
            'index_of', 'labels_of', 'Shapes3D', 'Scene', 'between', 'within', 'cube', 'cylinder', 'ball', 'solid',
            'meet', 'rays', 'room', 'unit', 'trace', 'lanczos', 'geometries', 'hue_rgb', 'palettes', 'RenderedShapes3D',
            'check_file', 'open_shapes3d', 'shapes3d_path', 'convert_shapes3d', 'read_array', 'RealShapes3D',
-           'load_shapes3d', 'match']
+           'load_shapes3d', 'shapes3d_dataset', 'match']
 
-# %% ../nbs/20_shapes3d_data.ipynb #a10801ef
+# %% ../nbs/20_shapes3d_data.ipynb #bc2130ba
 import os
 import shutil
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest
@@ -27,6 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .core import VcaeError, choose, data_root, disk_errors, keyed_generator, sha256
+from .data import Composed, Dataset
 
 # %% ../nbs/20_shapes3d_data.ipynb #ec7f021d
 FACTORS = {"floor hue": 10, "wall hue": 10, "object hue": 10, "scale": 8, "shape": 4, "orientation": 15}
@@ -68,7 +70,7 @@ def labels_of(
     values = (HUES, HUES, HUES, SCALES, torch.arange(4, dtype=torch.float64), DEGREES)
     return torch.stack([v.to(f.device)[f] for v, f in zip(values, factors_of(index).unbind(-1))], -1)
 
-# %% ../nbs/20_shapes3d_data.ipynb #78a04cb8
+# %% ../nbs/20_shapes3d_data.ipynb #c86d9eb0
 class Shapes3D:
     "A source of the 480,000 images. `name` is what tables call it, `digest` says which bytes it gives."
 
@@ -91,6 +93,10 @@ class Shapes3D:
     ) -> Tensor:  # uint8 (n, 64, 64, 3)
         "The images of these factors."
         return self.images(index_of(factors))
+
+    def to(self, device: str | torch.device) -> "Shapes3D":
+        "The same source, delivering on a device."
+        raise NotImplementedError
 
     def __repr__(self):
         return f"{type(self).__name__}({self.name!r}, {len(self):,} images, {self.digest[:12]})"
@@ -332,33 +338,40 @@ def palettes() -> Tensor:  # float32 (1000, 3, 5): bytes, as whole numbers
     three = torch.stack(torch.meshgrid(*[torch.arange(10)] * 3, indexing="ij"), -1).view(-1, 3)
     return torch.cat([hues[three], rest.expand(1000, 2, 3)], 1).mT.float().contiguous()
 
-# %% ../nbs/20_shapes3d_data.ipynb #e5c7e44e
+# %% ../nbs/20_shapes3d_data.ipynb #377774d6
 class RenderedShapes3D(Shapes3D):
     "Rendered 3D-Shapes: images composed from 480 geometries and 1000 palettes when they are asked for."
-
-    name = "rendered-shapes3d"
 
     def __init__(
         self,
         device: str | torch.device = "cpu",  # where images are composed, and where they are
         scene: Scene = Scene(),
+        side: int = SIDE,  # pixels of a side: 64, or a divisor of it
     ):
-        self.digest = _rendered_digest(scene)
-        self.device = torch.device(device)
-        self._geometries, self._palettes = geometries(scene).to(device), palettes().to(device)
+        if side not in (8, 16, 32, 64):
+            raise VcaeError(f"rendered 3D-Shapes come with 64, 32, 16 or 8 pixels a side, not {side}")
+        self.scene, self.side, self.device = scene, side, torch.device(device)
+        self.name = "rendered-shapes3d" if side == SIDE else f"rendered-shapes3d-{side}"
+        self.digest = _rendered_digest(scene) if side == SIDE else sha256(_rendered_digest(scene), str(side))
+        small = torch.nn.functional.avg_pool2d(geometries(scene).unflatten(2, (SIDE, SIDE)), SIDE // side).flatten(2)
+        self._geometries, self._palettes = small.to(device), palettes().to(device)
         self._half = torch.tensor(0.5, device=device)  # a float loses its fraction on the way to a byte; this rounds it instead
 
     def images(
         self,
         indices: Tensor,  # int64 (n,)
-    ) -> Tensor:  # uint8 (n, 64, 64, 3), on the device
+    ) -> Tensor:  # uint8 (n, side, side, 3), on the device
         "Compose the images of these indices."
-        i = _checked(indices).to(self.device)
-        out = torch.empty(len(i), SIDE, SIDE, 3, dtype=torch.uint8, device=self.device)
+        i, side = _checked(indices).to(self.device), self.side
+        out = torch.empty(len(i), side, side, 3, dtype=torch.uint8, device=self.device)
         for part, target in zip(i.split(_CHUNK), out.split(_CHUNK)):
             x = torch.baddbmm(self._half, self._palettes[part // 480], self._geometries[part % 480])
-            target.copy_(x.clamp_(0, 255).to(torch.uint8).view(-1, 3, SIDE, SIDE).permute(0, 2, 3, 1))
+            target.copy_(x.clamp_(0, 255).to(torch.uint8).view(-1, 3, side, side).permute(0, 2, 3, 1))
         return out
+
+    def to(self, device: str | torch.device) -> "RenderedShapes3D":
+        "The same source, composing on a device."
+        return self if torch.device(device) == self.device else RenderedShapes3D(device, self.scene, self.side)
 
 
 _CHUNK = 64  # images composed at a time, so that they stay in the cache
@@ -491,7 +504,7 @@ def read_array(
         raise VcaeError(f"{path} holds {array.shape} {array.dtype}, not ({n}, 64, 64, 3) uint8; delete it and convert 3dshapes.h5 again")
     return array
 
-# %% ../nbs/20_shapes3d_data.ipynb #b6bd1fc6
+# %% ../nbs/20_shapes3d_data.ipynb #473f725b
 class RealShapes3D(Shapes3D):
     "The real 3D-Shapes, from the array that `convert_shapes3d` wrote: mapped from the disk, or resident on a device."
 
@@ -522,6 +535,13 @@ class RealShapes3D(Shapes3D):
             return self._all[i.to(self.device)]
         return torch.from_numpy(self._array[i.cpu().numpy()]).to(self.device)
 
+    def to(self, device: str | torch.device) -> "RealShapes3D":
+        "The same source, delivering on a device."
+        moved = copy(self)
+        moved.device = torch.device(device)
+        moved._all = None if self._all is None else self._all.to(device)
+        return moved
+
 # %% ../nbs/20_shapes3d_data.ipynb #63c256c2
 SHAPES3D = {"rendered-shapes3d": RenderedShapes3D, "shapes3d": RealShapes3D}
 
@@ -532,6 +552,19 @@ def load_shapes3d(
 ) -> Shapes3D:
     "The source of that name. Raises `VcaeError` for another name, or where the real file was not converted."
     return SHAPES3D[choose(name, SHAPES3D, "3D-Shapes source")](device=device)
+
+# %% ../nbs/20_shapes3d_data.ipynb #b3f40559
+def shapes3d_dataset(
+    name: str,  # "rendered-shapes3d" or "shapes3d"
+    side: int = SIDE,  # pixels of a side, smaller than 64 for rendered images alone
+    few: int = 0,  # so many resident images instead, of which the first quarter is held out
+) -> Dataset:
+    "All images of a source, as `fit` takes them."
+    source = RenderedShapes3D(side=side) if choose(name, SHAPES3D, "3D-Shapes source") == "rendered-shapes3d" else load_shapes3d(name)
+    order = torch.randperm(N_IMAGES, generator=keyed_generator(0, "shapes3d order"))
+    if few:
+        return Dataset(f"{source.name}-few", source.images(order[few // 4 : few]), source.images(order[: few // 4]))
+    return Dataset(source.name, Composed(source, order), Composed(source, order[-10_000:]), measured=20_000)
 
 # %% ../nbs/20_shapes3d_data.ipynb #d3054b87
 def match(

@@ -1,0 +1,79 @@
+"""The figures behind `nbs/15_frechet.ipynb`, at full size: are the extractors to be trusted, and what do they cost?
+
+    python benchmarks/extractors.py                             digits alone on 10,000 images of MNIST, then the search
+    python benchmarks/extractors.py --n 300 --extractors digits efficientnet --neighbours 0
+
+Prints, for each extractor: its accuracy where it is a classifier, images a second, the floor, and the six corruptions
+at five strengths, which must rise; then how alike the extractors rank all spoilt sets. Last, the time and the memory
+of a search for nearest neighbours, in a process of its own. FD-efficientnet takes a while on a CPU: there are 31 sets,
+so at 50 images a second it is 10 minutes for each 1,000 images.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+
+import torch
+from scipy.stats import kendalltau, spearmanr
+
+from vcae_nb.core import VcaeError, keyed_generator
+from vcae_nb.data import load_dataset
+from vcae_nb.frechet import CORRUPTIONS, EXTRACTORS, corruption_curves, extractor, frechet_floor, nearest_neighbours, rises
+
+
+def curves_of(e, data, n):
+    "Print what there is to say of an extractor on `n` test images, and return its corruption curves."
+    n = min(n, len(data.test), len(data.train))
+    order = torch.randperm(len(data.train), generator=keyed_generator(0, "real against real"))[:n]
+    started = time.perf_counter()
+    features = e.features(data.test[:n])
+    speed = n / (time.perf_counter() - started)
+    print(f"\n{e.name} on {n:,} test images of {data.name}, {e.digest[:12]}, {speed:.0f} images/s on {torch.get_num_threads()} threads")
+    if "extractor_accuracy" in e.facts:
+        print(f"  names {e.facts['extractor_accuracy']:.2%} of the held-out digits rightly")
+    curves = corruption_curves(e.features, data.test[:n], data.train[order])
+    print(f"  floor {curves['noise'][0]:.3f}, of which chance, to first order, {frechet_floor(features, n):.3f}")
+    for name, curve in curves.items():
+        print(f"  {name:16} {'rises   ' if rises(curve) else 'DOES NOT'} {' '.join(f'{d:9.3f}' for d in curve[1:])}   at {CORRUPTIONS[name][1]}")
+    return curves
+
+
+def neighbours(dataset, n):
+    "Seconds and peak memory (bytes) of a search, and the peak before it."
+    data = load_dataset(dataset)
+    queries = data.test[torch.arange(n) % len(data.test)]
+    peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, started = peak(), time.perf_counter()
+    nearest_neighbours(queries, data.train, k=3)
+    return len(data.train), time.perf_counter() - started, before, peak()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--n", type=int, default=10_000, help="test images")
+    parser.add_argument("--extractors", nargs="*", default=["digits"], help=", ".join(EXTRACTORS))
+    parser.add_argument("--neighbours", type=int, default=10_000, help="queries of the search; 0 leaves it out")
+    a = parser.parse_args()
+    data, found = load_dataset(a.dataset), {}
+    for name in a.extractors:
+        e = extractor(name)
+        found[e.name] = [d for curve in curves_of(e, data, a.n).values() for d in curve[1:]]
+    names = list(found)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            tau, rho = kendalltau(found[one], found[other]).statistic, spearmanr(found[one], found[other]).statistic
+            print(f"\n{one} and {other} over {len(found[one])} spoilt sets: Kendall {tau:.2f}, Spearman {rho:.2f}")
+    if a.neighbours:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            m, seconds, before, peak = pool.apply(neighbours, (a.dataset, a.neighbours))
+        print(f"\n3 nearest of {m:,} for {a.neighbours:,} images, in pixels: {seconds:.0f} s on {torch.get_num_threads()} threads,")
+        print(f"peak memory {peak / 1e9:.2f} GB, of which {before / 1e9:.2f} GB before the search")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except VcaeError as e:
+        raise SystemExit(f"error: {e}") from None
