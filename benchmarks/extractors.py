@@ -4,9 +4,9 @@
     python benchmarks/extractors.py --n 300 --extractors digits efficientnet --neighbours 0
 
 Prints, for each extractor: its accuracy where it is a classifier, images a second, the floor, and the six corruptions
-at five strengths, which must rise; then how alike the extractors rank all spoilt sets. Last, the time and the memory
-of a search for nearest neighbours, in a process of its own. FD-efficientnet takes a while on a CPU: there are 31 sets,
-so at 50 images a second it is 10 minutes for each 1,000 images.
+at five strengths, which must rise; twelve linear models of rising quality; then how alike the extractors rank these sets.
+Last, the time and the memory of a search for nearest neighbours, in a process of its own. FD-efficientnet takes a while
+on a CPU: there are 45 sets, so at 50 images a second it is 15 minutes for each 1,000 images.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from scipy.stats import kendalltau, spearmanr
 
 from vcae_nb.core import VcaeError, keyed_generator
 from vcae_nb.data import load_dataset
-from vcae_nb.frechet import CORRUPTIONS, EXTRACTORS, corruption_curves, extractor, frechet_floor, nearest_neighbours, rises
+from vcae_nb.frechet import CORRUPTIONS, EXTRACTORS, corruption_curves, extractor, frechet_distance, frechet_floor, nearest_neighbours, quantise, rises
 
 
-def curves_of(e, data, n):
-    "Print what there is to say of an extractor on `n` test images, and return its corruption curves."
+def judge(e, data, n):
+    "Print what there is to say of an extractor on `n` test images, and return its distances of spoilt images and of models."
     n = min(n, len(data.test), len(data.train))
     order = torch.randperm(len(data.train), generator=keyed_generator(0, "real against real"))[:n]
     started = time.perf_counter()
@@ -36,7 +36,26 @@ def curves_of(e, data, n):
     print(f"  floor {curves['noise'][0]:.3f}, of which chance, to first order, {frechet_floor(features, n):.3f}")
     for name, curve in curves.items():
         print(f"  {name:16} {'rises   ' if rises(curve) else 'DOES NOT'} {' '.join(f'{d:9.3f}' for d in curve[1:])}   at {CORRUPTIONS[name][1]}")
-    return curves
+    print("  12 linear models:")
+    models = {name: frechet_distance(e.features(images), features) for name, images in linear_models(data, n).items()}
+    for kind in ("samples", "reconstructions"):
+        print(f"  {kind:16}          {' '.join(f'{d:9.3f}' for name, d in models.items() if name.startswith(kind))}   from 2 to 64 components")
+    return curves, models
+
+
+def linear_models(data, n):
+    "Simple generative models of rising quality: `n` samples and `n` reconstructions of test images from k principal components."
+    x = data.train.flatten(1).double() / 255
+    mean, made = x.mean(0), {}
+    values, vectors = torch.linalg.eigh(torch.cov(x.T))
+    values, vectors = values.flip(0), vectors.flip(1)
+    test = data.test[:n].flatten(1).double() / 255 - mean
+    for k in (2, 4, 8, 16, 32, 64):
+        z = torch.randn(len(test), k, generator=keyed_generator(0, "linear model", k), dtype=torch.float64) * values[:k].sqrt()
+        for kind, codes in (("samples", z), ("reconstructions", test @ vectors[:, :k])):
+            images = (mean + codes @ vectors[:, :k].T).view(len(test), *data.test.shape[1:])
+            made[f"{kind} of {k}"] = quantise(images.permute(0, 3, 1, 2).float())
+    return made
 
 
 def neighbours(dataset, n):
@@ -59,12 +78,14 @@ def main():
     data, found = load_dataset(a.dataset), {}
     for name in a.extractors:
         e = extractor(name)
-        found[e.name] = [d for curve in curves_of(e, data, a.n).values() for d in curve[1:]]
+        curves, models = judge(e, data, a.n)
+        found[e.name] = {"spoilt sets": [d for curve in curves.values() for d in curve[1:]], "linear models": list(models.values())}
     names = list(found)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            tau, rho = kendalltau(found[one], found[other]).statistic, spearmanr(found[one], found[other]).statistic
-            print(f"\n{one} and {other} over {len(found[one])} spoilt sets: Kendall {tau:.2f}, Spearman {rho:.2f}")
+            for what in found[one]:
+                tau, rho = kendalltau(found[one][what], found[other][what]).statistic, spearmanr(found[one][what], found[other][what]).statistic
+                print(f"\n{one} and {other} over {len(found[one][what])} {what}: Kendall {tau:.2f}, Spearman {rho:.2f}")
     if a.neighbours:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             m, seconds, before, peak = pool.apply(neighbours, (a.dataset, a.neighbours))

@@ -35,8 +35,8 @@ LAMBDAS = {"TC-VCAE": 1.0, "TC-cWAE": 2500.0, "FactorVAE": 1.0}  # appendix B.5;
 GAMMA = 7.0
 FIRMER = {"cpu": {"TC-VCAE": 10.0}}  # a factor on lambda, where the printed one does not hold its constraint
 
-# %% ../nbs/22_disentanglement.ipynb #3450400f
-SEEDS = {"smoke": 1, "cpu": 3, "paper": 5}  # runs of each setting, where nobody says otherwise
+# %% ../nbs/22_disentanglement.ipynb #60fdc529
+SEEDS = {"smoke": 1, "cpu": 2, "paper": 5}  # runs of each setting, where nobody says otherwise
 SCALES = {
     "smoke": dict(dataset="rendered-shapes3d-16", width=1 / 8, tc_units=32, lr=1e-3, steps=100),
     "cpu": dict(dataset="rendered-shapes3d-32", width=1 / 2, tc_units=256, lr=1e-3, tc_lr=2e-5, steps=20_000),

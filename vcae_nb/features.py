@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STANDARD_ERRORS', 'DEPTH', 'as_codes', 'gaussian_distance', 'density_at', 'gaussian_floor', 'find_modes',
            'count_modes', 'factor_matrix', 'followed', 'feature_table', 'feature_histograms', 'factor_heatmap', 'Route',
-           'route', 'traverse', 'picked', 'labels_for', 'start_of', 'moving_values', 'as_bytes', 'traversal_grid',
-           'draw_frame', 'shortened', 'traversal_gif', 'find_run']
+           'data_of', 'route', 'traverse', 'picked', 'labels_for', 'start_of', 'moving_values', 'as_bytes',
+           'traversal_grid', 'draw_frame', 'shortened', 'traversal_gif', 'named_data', 'find_run']
 
-# %% ../nbs/13_features.ipynb #4a6af753
+# %% ../nbs/13_features.ipynb #5563bf35
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from .core import VcaeError, choose, runs_root, write_file
-from .data import Dataset, as_batch, as_stored, load_dataset
+from .data import DATASETS, Dataset, as_batch, as_stored, load_dataset
 from .training import Run
 
 # %% ../nbs/13_features.ipynb #f50bcf49
@@ -188,13 +188,13 @@ def feature_table(
     rows.insert(rows.columns.get_loc("explained"), "values", [sizes.get(name, 0) for name in rows.follows])
     return rows
 
-# %% ../nbs/13_features.ipynb #2207af4e
+# %% ../nbs/13_features.ipynb #e7f35c71
 def feature_histograms(
     codes: Tensor | np.ndarray,  # (n, d): noisy codes, or means
     factors: Mapping[str, Tensor] | None = None,  # name of a factor -> its value for each code, (n,)
     standard: bool = False,  # draw N(0, 1) and give the distance from it; else the Gaussian that matches, and the distance of the shape
     finest: float | None = None,  # as in `find_modes`
-    axes: Sequence[Axes] | None = None,  # where to draw, one for each feature; a new figure by default
+    axes: Axes | Sequence[Axes] | None = None,  # where to draw, one for each feature; a new figure by default
     color: str = "0.6",  # of the histogram
     bins: int = 150,  # over the middle 99.9 % of the codes
 ) -> Figure:
@@ -204,8 +204,8 @@ def feature_histograms(
     rows = feature_table(x, factors, finest)
     if axes is None:
         columns = min(d, 3)
-        axes = plt.subplots(-(-d // columns), columns, figsize=(3.2 * columns, 2.2 * -(-d // columns)), squeeze=False, layout="constrained")[1].flat
-    axes = list(axes)
+        axes = plt.subplots(-(-d // columns), columns, figsize=(3.2 * columns, 2.2 * -(-d // columns)), squeeze=False, layout="constrained")[1]
+    axes = list(np.ravel(axes))
     if len(axes) < d:
         raise VcaeError(f"{d} features need {d} axes, got {len(axes)}")
     for ax, feature, (j, row) in zip(axes, x.T, rows.iterrows()):
@@ -214,17 +214,17 @@ def feature_histograms(
         shown = (low - margin, high + margin)
         mean, std = (0, 1) if standard else (row["mean"], row["std"])
         grid = np.linspace(*((min(shown[0], -3.2), max(shown[1], 3.2)) if standard else shown), 300)
-        ax.hist(feature, bins, shown, density=True, color=color, lw=0)
+        ax.hist(feature, bins, range=shown, density=True, color=color, lw=0)
         if std > 0:
             ax.plot(grid, np.exp(-(((grid - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi)), "r", lw=1)
         modes = find_modes(feature, finest)
-        ax.plot(modes, np.zeros(len(modes)), "k|", ms=7, clip_on=False, zorder=3)
+        ax.plot(modes, np.zeros(len(modes)), "k|", ms=9, clip_on=False, zorder=3)
         distance = f"distance {row['distance']:.3f}" if standard else f"shape {row['shape_distance']:.3f}"
         plural = "" if row["modes"] == 1 else "s"
         follows = f", {row['follows']} ({row['values']})" if factors and row["values"] else ""
         ax.set_title(f"feature {j}{follows}\n{row['modes']} mode{plural}, {distance}", fontsize=8)
         ax.set_yticks([])
-        ax.tick_params(labelsize=7)
+        ax.tick_params(labelsize=7, length=0, pad=5)
     for ax in axes[d:]:
         ax.set_visible(False)
     return axes[0].figure
@@ -245,7 +245,7 @@ def factor_heatmap(
     ax.set_ylabel("feature", fontsize=8)
     return ax
 
-# %% ../nbs/13_features.ipynb #c1674e06
+# %% ../nbs/13_features.ipynb #eb787863
 @dataclass(frozen=True)
 class Route:
     "Where a traversal starts and how far each feature goes."
@@ -255,6 +255,18 @@ class Route:
     low: Tensor  # (z_dim,): where each feature begins
     high: Tensor  # (z_dim,): where it ends
     source: str  # what this is based on, for people
+
+
+def data_of(
+    run: Run,
+) -> Dataset:
+    "The data set that a run was trained on. Raises `VcaeError` where it is not at hand."
+    from vcae_nb.images import prepared, prepared_names
+
+    name = run.spec.dataset.rpartition("-")[0]  # without the digest that `fit` adds to the name of data it is given
+    if name in prepared_names() and prepared(name).digest == run.manifest["dataset_sha256"]:
+        return prepared(name)
+    return load_dataset(run.spec.dataset)
 
 
 def route(
@@ -271,12 +283,12 @@ def route(
     source = f"{run.spec.dataset}, test split" if data is None else "the data that were passed"
     if data is None:
         try:
-            data = load_dataset(run.spec.dataset)
+            data = data_of(run)
         except VcaeError as e:
             std = ((run.spec.v or run.spec.z_dim) / run.spec.z_dim) ** 0.5
             reach, why = torch.full((run.spec.z_dim,), 2 * std), str(e).split(";")[0]
             return Route(None, torch.zeros(1, run.spec.z_dim), -reach, reach, f"a guess, 0 ± {2 * std:.3g} for each feature ({why})")
-    items = as_stored((data.test if isinstance(data, Dataset) else data)[:limit])
+    items = as_stored(data.test[torch.arange(min(limit, len(data.test)))] if isinstance(data, Dataset) else data[:limit])
     codes = run.encode(items)
     low, high = np.quantile(codes.double().numpy(), [(1 - share) / 2, (1 + share) / 2], axis=0)
     return Route(items, codes, torch.from_numpy(low).float(), torch.from_numpy(high).float(), source)
@@ -341,7 +353,7 @@ def as_bytes(images: Tensor) -> np.ndarray:
     x = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
     return x[..., 0] if x.shape[-1] == 1 else x
 
-# %% ../nbs/13_features.ipynb #adf3bd3d
+# %% ../nbs/13_features.ipynb #cd97f0ba
 def traversal_grid(
     run: Run,
     data: Dataset | Tensor | Route | None = None,  # as in `route`
@@ -364,7 +376,7 @@ def traversal_grid(
     for i, row in enumerate(tiles):
         for k, tile in enumerate(row):
             canvas[i * (h + gap) :, k * (w + gap) :][:h, :w] = tile
-    fig, ax = plt.subplots(figsize=(0.7 * steps + 1, 0.7 * len(rows) * h / w), layout="constrained")
+    fig, ax = plt.subplots(figsize=(0.7 * steps + 1, 0.7 * len(rows) * h / w), layout="compressed")
     ax.imshow(canvas, cmap="gray", vmin=0, vmax=255)
     ax.set_xticks([])
     ax.set_yticks(np.arange(len(rows)) * (h + gap) + h / 2, labels, fontsize=8)
@@ -372,7 +384,7 @@ def traversal_grid(
     ax.spines[:].set_visible(False)
     return fig
 
-# %% ../nbs/13_features.ipynb #8528103e
+# %% ../nbs/13_features.ipynb #21ece734
 def draw_frame(
     tiles: np.ndarray,  # uint8 (k, h, w) or (k, h, w, 3)
     labels: list[str],  # one for each tile
@@ -385,15 +397,15 @@ def draw_frame(
     strip, gap = 16, 6  # pixels
     wide, high = w * zoom + gap, h * zoom + strip + 2 * gap
     columns = min(columns, k)
-    frame = Image.new("L" if tiles.ndim == 3 else "RGB", (columns * wide + gap, -(-k // columns) * high + gap))
+    white, grey, dark = (255, 90, 35) if tiles.ndim == 3 else ((255,) * 3, (90,) * 3, (35,) * 3)
+    frame = Image.new("L" if tiles.ndim == 3 else "RGB", (columns * wide + gap, -(-k // columns) * high + gap), dark)
     draw, font = ImageDraw.Draw(frame), ImageFont.load_default(11)
-    white, dark = (255, 70) if tiles.ndim == 3 else ((255,) * 3, (70,) * 3)
     for i, tile in enumerate(tiles):
         x, y = gap + i % columns * wide, gap + i // columns * high
         draw.text((x, y), shortened(labels[i], font, w * zoom), white, font)
         frame.paste(Image.fromarray(tile).resize((w * zoom, h * zoom), Image.Resampling.NEAREST), (x, y + strip))
         mark, line = x + round(at * (w * zoom - 1)), y + strip + h * zoom + gap // 2
-        draw.line((x, line, x + w * zoom - 1, line), dark)
+        draw.line((x, line, x + w * zoom - 1, line), grey)
         draw.line((mark - 3, line, mark + 3, line), white, 2)
     return frame
 
@@ -437,7 +449,25 @@ def traversal_gif(
     write_file(path, content.getvalue())
     return path
 
-# %% ../nbs/13_features.ipynb #cc548684
+# %% ../nbs/13_features.ipynb #46fe7ec5
+def named_data(
+    name: str,  # of a data set, or the path of an .npy file of images
+) -> Dataset | Tensor:
+    "Data to start a traversal from. Raises `VcaeError` where there are none of that name, or the file cannot be read."
+    from vcae_nb.images import prepared
+
+    if name in DATASETS:
+        return load_dataset(name)
+    if not name.endswith(".npy"):
+        return prepared(name)
+    try:
+        return torch.from_numpy(np.load(name))
+    except FileNotFoundError as e:
+        raise VcaeError(f"{name} is not there; give the path of an .npy file, or the name of a data set") from e
+    except (OSError, ValueError, TypeError, EOFError) as e:
+        raise VcaeError(f"{name} is not an array of images in NumPy's format ({e})") from e
+
+# %% ../nbs/13_features.ipynb #9567ffc7
 def find_run(
     name: str | Path,  # a run folder, or the beginning of its name
     root: Path | None = None,  # where run folders lie; `runs_root()` where it is not given
@@ -445,7 +475,9 @@ def find_run(
     "A finished run by its folder or by the beginning of its name. Raises `VcaeError` where there is none, or more than one."
     if Path(name).is_dir():
         return Run(Path(name))
-    root, name = Path(root or runs_root()), str(name)
+    if Path(name).parent != Path("."):
+        root = Path(name).parent
+    root, name = Path(root or runs_root()), Path(name).name
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
     finished = [p.name for p in folders if (p / "manifest.json").is_file() and (".stale-" not in p.name or p.name == name)]
     if not finished:

@@ -448,14 +448,15 @@ def prepared(
         choose(name, prepared_names(), f"prepared data set in {data_root()}:")
     return _resident(path, path.stat().st_mtime_ns)
 
-# %% ../nbs/17_images.ipynb #547c5e15
+# %% ../nbs/17_images.ipynb #fb50fca0
 def listing(
     source: Source,
     splits: dict[str, list[str]],  # its files, by split where that is known beforehand
 ) -> str:  # SHA-256
     "What a data set is made from: names without their folders' common part, and sizes."
     above = os.path.commonpath([os.path.dirname(name) for files in splits.values() for name in files])
-    lines = [f"{split} {os.path.relpath(name, above or '.')} {source.sizes[name]}\n" for split, files in splits.items() for name in files]
+    start = len(above) + 1 if above else 0
+    lines = [f"{split} {name[start:]} {source.sizes[name]}\n" for split, files in splits.items() for name in files]
     return sha256("".join(lines))
 
 
@@ -600,7 +601,7 @@ def prepare_celeba(
                 raise BadImages(source.path, bad, "Fetch them again")
     return out
 
-# %% ../nbs/17_images.ipynb #e8c3ce62
+# %% ../nbs/17_images.ipynb #ada39800
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
@@ -612,7 +613,8 @@ def hold_out(
     if test is not None and not 0 < test < 1:
         raise VcaeError(f"the part to test on must lie between 0 and 1, got {test}")
     above = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
-    top = {name: os.path.relpath(name, above or ".").split("/")[0] for name in names}
+    start = len(above) + 1 if above else 0
+    top = {name: name[start:].split("/")[0] for name in names}
     if test is None and {"train", "test"} <= set(top.values()):
         splits = {split: [n for n in names if top[n] in folders] for split, folders in FOLDERS.items()}
         beside = set(names) - set(sum(splits.values(), []))
