@@ -266,6 +266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'vcae_nb.generation.rule_claim': ('generation.html#rule_claim', 'vcae_nb/generation.py'),
                                     'vcae_nb.generation.sample_figure': ('generation.html#sample_figure', 'vcae_nb/generation.py'),
                                     'vcae_nb.generation.sample_metrics': ('generation.html#sample_metrics', 'vcae_nb/generation.py'),
+                                    'vcae_nb.generation.scored_row': ('generation.html#scored_row', 'vcae_nb/generation.py'),
                                     'vcae_nb.generation.sweep_table': ('generation.html#sweep_table', 'vcae_nb/generation.py'),
                                     'vcae_nb.generation.table_2': ('generation.html#table_2', 'vcae_nb/generation.py'),
                                     'vcae_nb.generation.table_2_claims': ('generation.html#table_2_claims', 'vcae_nb/generation.py')},

@@ -22,7 +22,7 @@ from .models import Spec
 from .results import check_scale, estimate, make_claim, paired, verdict
 from .training import Run
 
-# %% ../nbs/14_latent_space.ipynb #c9ec3ac7
+# %% ../nbs/14_latent_space.ipynb #211f0e30
 SEEDS = {"smoke": 1, "cpu": 3, "paper": 5}  # runs of each setting, where nobody says otherwise
 SETTINGS = {  # name: (sigma, {model: lambda})
     "toy": (0.03, {"VCAE": 1.0, "cWAE": 3000.0}),
@@ -30,7 +30,7 @@ SETTINGS = {  # name: (sigma, {model: lambda})
 }
 SCALES = {
     "smoke": dict(dataset="mnist5k", width=1 / 32, lr=1e-3, steps=60),
-    "cpu": dict(dataset="mnist", width=1 / 8, lr=1e-3, steps=1500),
+    "cpu": dict(dataset="mnist", width=1 / 16, lr=1e-3, steps=1500),
     "paper": dict(dataset="mnist", width=1.0, lr=1e-4, steps=30_000),
 }
 SECTION_6_1 = {"VCAE": (25.52, 27.67), "cWAE": (30.09, 31.50)}  # the paper's train and test error of the toy
