@@ -96,7 +96,7 @@ def measure(
         "factors_followed": float(followed(matrix)["follows"].drop_duplicates().ne("none").sum()),
     }
 
-# %% ../nbs/22_disentanglement.ipynb #bdb390c8
+# %% ../nbs/22_disentanglement.ipynb #9f0466d1
 def rank_correlation(
     a: list[float],
     b: list[float],
@@ -119,11 +119,13 @@ def correlation_verdict(rho: float, p: float, profile: str) -> str:
 def features_of(
     runs: list[Run],
 ) -> dict[tuple[str, int], "pd.DataFrame"]:  # (model, seed) -> `feature_table`
-    "The table of features of each run, from its noisy codes; modes are counted in the means."
+    "The table of features of each run, from its noisy codes; modes are counted in the means; alive are those that are not mostly noise."
     found = {}
     for run in runs:
         codes = all_codes(run)
-        found[run.spec.model, run.spec.seed] = feature_table(codes["noisy"], all_factors()).assign(modes=feature_table(codes["mean"])["modes"])
+        share = (codes["mean"].var(0) / codes["noisy"].var(0)).numpy()  # of the variance that is not the channel's noise
+        modes = feature_table(codes["mean"])["modes"]
+        found[run.spec.model, run.spec.seed] = feature_table(codes["noisy"], all_factors()).assign(modes=modes, alive=share > 0.25)
     return found
 
 
@@ -158,7 +160,7 @@ def claims(
     add("error", "Without a constraint on the shape, TC-VCAE reconstructs better than TC-cWAE (as section 3 would have it).", paper, text, verdict(differences("TC-VCAE", "TC-cWAE", error), profile))
     return [*made, modes_claim(features, rows, profile), *gaussianity_claims(features, rows, profile)]
 
-# %% ../nbs/22_disentanglement.ipynb #4bbfe78b
+# %% ../nbs/22_disentanglement.ipynb #8609815e
 def best_seed(
     rows: list[dict],
     model: str,
@@ -182,10 +184,10 @@ def modes_claim(features: dict, rows: list[dict], profile: str) -> dict:
 def gaussianity_claims(features: dict, rows: list[dict], profile: str) -> list[dict]:
     "Section 6.4: features that are closer to Gaussian do not correspond to a disentangled feature."
     column = lambda name: [r["metrics"][name] for r in rows]
-    every = [row for table in features.values() for _, row in table.iterrows()]
+    every = [row for table in features.values() for _, row in table.iterrows() if row["alive"]]
     pairs = {
         "runs": (column("shape_distance"), column("score_published"), "Runs whose features are further from Gaussian score higher."),
-        "features": ([r.shape_distance for r in every], [r.explained for r in every], "Features that are further from Gaussian are better explained by one factor."),
+        "features": ([r.shape_distance for r in every], [r.explained for r in every], "Live features that are further from Gaussian are better explained by one factor."),
     }
     made = []
     for id, (a, b, statement) in pairs.items():

@@ -353,7 +353,7 @@ def as_bytes(images: Tensor) -> np.ndarray:
     x = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
     return x[..., 0] if x.shape[-1] == 1 else x
 
-# %% ../nbs/13_features.ipynb #cd97f0ba
+# %% ../nbs/13_features.ipynb #90bd6b3d
 def traversal_grid(
     run: Run,
     data: Dataset | Tensor | Route | None = None,  # as in `route`
@@ -377,7 +377,7 @@ def traversal_grid(
         for k, tile in enumerate(row):
             canvas[i * (h + gap) :, k * (w + gap) :][:h, :w] = tile
     fig, ax = plt.subplots(figsize=(0.7 * steps + 1, 0.7 * len(rows) * h / w), layout="compressed")
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    ax.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks(np.arange(len(rows)) * (h + gap) + h / 2, labels, fontsize=8)
     ax.tick_params(length=0)
