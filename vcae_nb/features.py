@@ -188,7 +188,7 @@ def feature_table(
     rows.insert(rows.columns.get_loc("explained"), "values", [sizes.get(name, 0) for name in rows.follows])
     return rows
 
-# %% ../nbs/13_features.ipynb #e7f35c71
+# %% ../nbs/13_features.ipynb #b116fcfe
 def feature_histograms(
     codes: Tensor | np.ndarray,  # (n, d): noisy codes, or means
     factors: Mapping[str, Tensor] | None = None,  # name of a factor -> its value for each code, (n,)
@@ -222,7 +222,7 @@ def feature_histograms(
         distance = f"distance {row['distance']:.3f}" if standard else f"shape {row['shape_distance']:.3f}"
         plural = "" if row["modes"] == 1 else "s"
         follows = f", {row['follows']} ({row['values']})" if factors and row["values"] else ""
-        ax.set_title(f"feature {j}{follows}\n{row['modes']} mode{plural}, {distance}", fontsize=8)
+        ax.set_title(f"feature {j}{follows}\n{row['modes']:.0f} mode{plural}, {distance}", fontsize=8)
         ax.set_yticks([])
         ax.tick_params(labelsize=7, length=0, pad=5)
     for ax in axes[d:]:
