@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcae_nb import cli, images
+from vcae_nb import Spec, cli, fit, images
 from vcae_nb.core import VcaeError, project_root
 from vcae_nb.images import about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared, prepared_names, preparing, write_cache
 
@@ -177,3 +177,13 @@ def test_the_command_refuses(layout, data, monkeypatch, capfd):
     assert leaving.value.code == 1 and out == "" and len(err.splitlines()) == 1
     assert err.startswith("vcae: ") and "holds 260 pictures where CelebA has 202,599 (000261.jpg, 000262.jpg" in err
     assert prepared_names() == []
+
+
+def test_training_on_what_was_prepared(layout, data):
+    "A spec finds prepared images by their name, like any other data set."
+    prepare_images(layout, "album", size=16, progress=quiet)
+    run = fit(Spec(model="VCAE", dataset="album", z_dim=2, width=1 / 64, steps=2), device="cpu", root=data / "runs")
+    assert (run.manifest["dataset"], run.manifest["dataset_sha256"]) == ("album", about_prepared(cache_path("album"))["digest"])
+    assert tuple(run.decode(run.encode(prepared("album").test)).shape[1:]) == (3, 16, 16)
+    with pytest.raises(VcaeError, match="unknown data set 'albun'.*Did you mean 'album'"):
+        fit(Spec(dataset="albun"), root=data / "runs")

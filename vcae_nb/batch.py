@@ -8,7 +8,7 @@ __all__ = ['TYPES', 'PACKAGE', 'Chapter', 'read_notebook', 'chapter_of', 'notebo
            'library_digest', 'LocalKernel', 'kernel_options', 'to_execute', 'clean_copy', 'made_of', 'execute',
            'failure', 'is_current', 'execute_book']
 
-# %% ../nbs/30_batch.ipynb #c87773bc
+# %% ../nbs/30_batch.ipynb #41d039df
 import ast
 import json
 import os
@@ -29,7 +29,7 @@ from nbdev.clean import clean_nb
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from .core import VcaeError, choose, project_root, results_path, sha256, write_file
+from .core import VcaeError, choose, project_root, results_path, results_root, sha256, write_file
 
 # %% ../nbs/30_batch.ipynb #986e32c2
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ def is_current(
     now = made_of(read_notebook(notebook), all_parameters(notebook, parameters or {}), inputs, root or project_root())
     return stored.get("exception") is False and all(stored.get(k) == v for k, v in now.items())
 
-# %% ../nbs/30_batch.ipynb #438f7124
+# %% ../nbs/30_batch.ipynb #33509a38
 def execute_book(
     profile: str = "smoke",
     parameters: dict | None = None,  # for experiments, beside the profile
@@ -328,7 +328,7 @@ def execute_book(
         chapter = chapters[name]
         output = executed_path(chapter, profile, root)
         given = {"profile": profile, **(parameters or {})} if chapter.experiment else {}
-        inputs = sorted(results_path("index", "any", root).parent.parent.glob("*/*.json")) if name == "index" else []
+        inputs = sorted(results_root(root).glob("*/*.json")) if name == "index" else []
         whole = not chapter.experiment or results_path(chapter.name, profile, root).is_file()
         try:
             if whole and is_current(chapter.path, output, given, inputs, root):

@@ -245,7 +245,7 @@ def mog(
     x_train, y_train, x_test, y_test = splits
     return Dataset("mog", x_train, x_test, y_train, y_test)
 
-# %% ../nbs/01_data.ipynb #9e8de5b1
+# %% ../nbs/01_data.ipynb #af3b9bd5
 def _shapes3d(name: str, **settings) -> Dataset:
     from vcae_nb.shapes3d_data import shapes3d_dataset
 
@@ -267,7 +267,13 @@ DATASETS = {
 
 
 def load_dataset(
-    name: str,  # a key of `DATASETS`
+    name: str,  # a key of `DATASETS`, or the name of images that were prepared
 ) -> Dataset:
     "The data set of that name, read once a process. Raises `VcaeError` for a name that is not there."
-    return DATASETS[choose(name, DATASETS, "data set")]()
+    if name in DATASETS:
+        return DATASETS[name]()
+    from vcae_nb.images import prepared, prepared_names
+
+    if name not in ("celeba", *prepared_names()):
+        choose(name, [*DATASETS, *prepared_names()], "data set")
+    return prepared(name)
