@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'PACKAGE', 'Chapter', 'read_notebook', 'chapter_of', 'notebooks', 'executed_path', 'parameters_of',
            'check_parameters', 'all_parameters', 'code_of', 'source_digest', 'syntax_of', 'imported_modules',
            'library_digest', 'LocalKernel', 'kernel_options', 'to_execute', 'clean_copy', 'made_of', 'execute',
-           'failure', 'is_current', 'execute_book']
+           'failure', 'is_current', 'reads_results', 'execute_book']
 
 # %% ../nbs/30_batch.ipynb #41d039df
 import ast
@@ -312,7 +312,15 @@ def is_current(
     now = made_of(read_notebook(notebook), all_parameters(notebook, parameters or {}), inputs, root or project_root())
     return stored.get("exception") is False and all(stored.get(k) == v for k, v in now.items())
 
-# %% ../nbs/30_batch.ipynb #33509a38
+# %% ../nbs/30_batch.ipynb #aab627d0
+def reads_results(
+    chapter: Chapter,
+) -> bool:
+    "Whether a page of the library shows what committed results say, so that it must be executed again when they change."
+    cells = [c.source for c in read_notebook(chapter.path).cells if c.cell_type == "code" and not re.search(r"^#\| *export", c.source, re.M)]
+    return chapter.name == "index" or any(re.search(r"^from vcae_nb\.results import .*\b(read|best)_results\b", source, re.M) for source in cells)
+
+
 def execute_book(
     profile: str = "smoke",
     parameters: dict | None = None,  # for experiments, beside the profile
@@ -328,7 +336,7 @@ def execute_book(
         chapter = chapters[name]
         output = executed_path(chapter, profile, root)
         given = {"profile": profile, **(parameters or {})} if chapter.experiment else {}
-        inputs = sorted(results_root(root).glob("*/*.json")) if name == "index" else []
+        inputs = sorted(results_root(root).glob("*/*.json")) if not chapter.experiment and reads_results(chapter) else []
         whole = not chapter.experiment or results_path(chapter.name, profile, root).is_file()
         try:
             if whole and is_current(chapter.path, output, given, inputs, root):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'COLOURS', 'VERDICTS', 'MARKS', 'check_scale', 'make_row', 'row_of', 'keep', 'Estimate', 'estimate',
-           'frame', 'check_group', 'summarise', 'table', 'paired', 'student_interval', 'verdict', 'make_claim',
-           'provenance', 'git_commit', 'write_results', 'read_results', 'claims_table', 'best_results',
-           'claims_markdown']
+           'rows_where', 'estimate_of', 'frame', 'check_group', 'summarise', 'table', 'paired', 'student_interval',
+           'verdict', 'held', 'weakest', 'make_claim', 'provenance', 'git_commit', 'write_results', 'read_results',
+           'claims_table', 'best_results', 'scale_of', 'markdown_table', 'claims_markdown']
 
 # %% ../nbs/08_results.ipynb #1b2d1805
 import json
@@ -84,17 +84,19 @@ def row_of(
     made = {"run": spec.key, "trained_on": {k: m[k] for k in ("device", "threads", "torch")}}
     return make_row(spec.model, m["dataset"], m["dataset_sha256"], spec.settings, spec.seed, spec.steps, metrics) | made
 
-# %% ../nbs/08_results.ipynb #1b19afb2
+# %% ../nbs/08_results.ipynb #cf88097b
 def keep(
     run: Run,
-    name: str,  # of the file beside the run: kept-<name>.safetensors
+    name: str,  # what it is, for the file beside the run
     compute: Callable[[], dict[str, Tensor | float]],
     uses: tuple = (),  # functions, classes and constants that the values depend on
     **settings,  # whatever else they depend on, as plain values
 ) -> dict[str, Tensor]:  # numbers as float64 scalars
-    "What `compute` returns, from the run folder where it is there already."
-    digest = sha256(run.manifest["weights_sha256"], *map(bare_source, uses), json.dumps(settings, sort_keys=True))
-    path, note = run.folder / f"kept-{name}.safetensors", run.folder / f"kept-{name}.json"
+    "What `compute` returns, from the run folder where it is there already: a file for each name and settings."
+    given = json.dumps(settings, sort_keys=True)
+    digest = sha256(run.manifest["weights_sha256"], *map(bare_source, uses), given)
+    path = run.folder / f"kept-{name}-{sha256(given)[:8]}.safetensors"
+    note = path.with_suffix(".json")
     try:
         noted = read_json(note) if note.is_file() else {}
         if noted.get("digest") == digest:
@@ -132,6 +134,24 @@ def estimate(
         return Estimate(mean, mean, mean, len(values))
     interval = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0))
     return Estimate(mean, *map(float, interval.confidence_interval), len(values))
+
+# %% ../nbs/08_results.ipynb #330e403e
+def rows_where(
+    rows: list[dict],
+    **settings,  # a value, or a tuple of values, that a row's settings must have
+) -> list[dict]:
+    "The rows of these settings."
+    fits = lambda have, want: have in want if isinstance(want, tuple) else have == want
+    return [r for r in rows if all(fits(r["settings"].get(name), want) for name, want in settings.items())]
+
+
+def estimate_of(
+    rows: list[dict],
+    metric: str,
+    model: str,  # as the rows name it
+) -> Estimate:
+    "The estimate of a metric over the rows of one model."
+    return estimate([r["metrics"][metric] for r in rows if r["model"] == model])
 
 # %% ../nbs/08_results.ipynb #3fec291b
 def frame(
@@ -186,7 +206,7 @@ def table(
     out.columns, out.index = pd.MultiIndex.from_tuples(out.columns), summary.index
     return out
 
-# %% ../nbs/08_results.ipynb #3b610039
+# %% ../nbs/08_results.ipynb #58f3b71d
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
@@ -228,6 +248,21 @@ def verdict(
         return "inconclusive"
     low, high = student_interval(differences)
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive"
+
+
+def held(
+    answer: bool,  # whether a claim without an interval holds
+    profile: str,  # where that comes from
+) -> str:  # one of `VERDICTS`
+    "The verdict on a yes-or-no question that one run answers."
+    return "not run" if profile == "smoke" else "reproduced" if answer else "not reproduced"
+
+
+def weakest(
+    verdicts: list[str],  # of the parts of a claim
+) -> str:
+    "The verdict on a claim that holds only if all of its parts do."
+    return min(verdicts, key=("not run", "not reproduced", "inconclusive", "reproduced").index)
 
 
 def make_claim(
@@ -306,7 +341,7 @@ def read_results(
     path = results_path(experiment, choose(profile, PROFILES, "profile"), root)
     return read_json(path) if path.exists() else None
 
-# %% ../nbs/08_results.ipynb #d47a9ca1
+# %% ../nbs/08_results.ipynb #374da47b
 MARKS = {"reproduced": "✓ reproduced", "not reproduced": "✗ not reproduced", "inconclusive": "~ inconclusive", "not run": "not run"}
 
 
@@ -314,14 +349,15 @@ def claims_table(
     results: dict,  # the content of a results file
 ) -> pd.DataFrame:
     "The claims of one experiment: what the paper says, its numbers, ours, the verdict and the scale."
-    shown = lambda c: {
+    shown = lambda number, c: {
+        "": number,
         "claim": c["statement"],
         "paper": c["paper"],
         "ours": "" if c["verdict"] == "not run" else c["ours"],
         "verdict": MARKS[c["verdict"]],
         "scale": results["profile"],
     }
-    return pd.DataFrame([shown(c) for c in results["claims"]]).style.hide(axis="index").set_uuid(results["experiment"]).set_table_attributes('class="claims"')
+    return pd.DataFrame([shown(i, c) for i, c in enumerate(results["claims"], 1)]).style.hide(axis="index").set_uuid(results["experiment"]).set_table_attributes('class="claims"')
 
 
 def best_results(
@@ -335,15 +371,40 @@ def best_results(
     names = sorted(found, key=lambda n: order.index(n) if n in order else len(order))
     return [read_results(name, found[name], root) for name in names]
 
-# %% ../nbs/08_results.ipynb #fb85177e
+# %% ../nbs/08_results.ipynb #9d673c1c
+def scale_of(
+    results: dict,  # the content of a results file
+) -> str:
+    "At which scale, and with how many seeds."
+    n = len({r["seed"] for r in results["rows"]})
+    return f"{results['profile']}, {n} seed" + "s" * (n != 1)
+
+
+def markdown_table(
+    head: list[str],
+    lines: list[list],
+) -> str:
+    "A Markdown table."
+    row = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+    return "\n".join([row(head), "|" + "---|" * len(head), *map(row, lines)])
+
+
 def claims_markdown(
     found: list[dict],  # contents of results files
+    chapters: dict[str, tuple[str, str]],  # experiment -> its title and its notebook's file name
 ) -> str:
-    "The claims of several experiments as one Markdown table."
-    cell = lambda text: str(text).replace("|", "\\|")
-    lines = ["| claim | paper | ours | verdict | scale |", "|---|---|---|---|---|"]
-    for results in found:
-        for c in results["claims"]:
+    "The verdicts on the claims of all experiments as Markdown: counted, and one by one."
+    by_name = {results["experiment"]: results for results in found}
+    total, counts, lines = dict.fromkeys(VERDICTS, 0), [], []
+    for name, (title, file) in chapters.items():
+        results = by_name.get(name, {"claims": []})
+        number = lambda v: sum(c["verdict"] == v for c in results["claims"])
+        total = {v: n + number(v) for v, n in total.items()}
+        where = scale_of(results) if name in by_name else "not run"
+        counts.append([f"[{title}]({file})", where, *(number(v) or "" for v in VERDICTS[:3])])
+        for i, c in enumerate(results["claims"], 1):
             ours = "" if c["verdict"] == "not run" else c["ours"]
-            lines.append("| " + " | ".join(map(cell, (c["statement"], c["paper"], ours, MARKS[c["verdict"]], results["profile"]))) + " |")
-    return "\n".join(lines)
+            lines.append([f"{file.partition('_')[0]}.{i}", c["statement"], c["paper"], ours, MARKS[c["verdict"]], f"[{where}]({file}#what-held)"])
+    counts.append(["all", "", *(total[v] for v in VERDICTS[:3])])
+    overview = markdown_table(["experiment", "scale", *(MARKS[v] for v in VERDICTS[:3])], counts)
+    return f"{overview}\n\n" + markdown_table(["", "claim", "paper", "ours", "verdict", "scale"], lines)

@@ -308,14 +308,17 @@ def fig_caption(
     caption = re.sub(r"\$([^$]+)\$", r"\\(\1\\)", caption)
     return source[: m.start()] + f"#| fig-cap: {json.dumps(caption, ensure_ascii=False)}" + source[m.end() :]
 
-# %% ../nbs/31_site.ipynb #7e3e8977
+# %% ../nbs/31_site.ipynb #6984f029
 def with_claims(
     text: str,  # Markdown
     root: Path | None = None,
 ) -> str:
     "The text with its mark replaced by the table of claims."
     mark = "<!-- claims -->"
-    return text.replace(mark, claims_markdown(best_results(root))) if mark in text else text
+    if mark not in text:
+        return text
+    chapters = {c.name: (c.title.partition(":")[0], c.path.name) for c in notebooks(root) if c.experiment}
+    return text.replace(mark, claims_markdown(best_results(root), chapters))
 
 # %% ../nbs/31_site.ipynb #03640ad6
 def page_cells(
