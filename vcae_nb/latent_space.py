@@ -6,7 +6,7 @@
 __all__ = ['SEEDS', 'SETTINGS', 'SCALES', 'SECTION_6_1', 'FLOWS', 'specs', 'setting_of', 'stray_share', 'measure', 'flow_of',
            'claims']
 
-# %% ../nbs/14_latent_space.ipynb #5dab88fd
+# %% ../nbs/14_latent_space.ipynb #fd667e9d
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from .features import gaussian_distance
 from .flows import TABLE_5, Flow, fit_flow, sample_codes
 from .metrics import encode_all
 from .models import Spec
-from .results import check_scale, estimate, make_claim, paired, verdict
+from .results import check_scale, estimate, estimate_of, make_claim, paired, verdict
 from .training import Run
 
 # %% ../nbs/14_latent_space.ipynb #211f0e30
@@ -90,7 +90,7 @@ def flow_of(run: Run, profile: str, device: str = "auto") -> Flow:
     "The flow of a run at a scale: the MNIST column of Table 5."
     return fit_flow(run, replace(TABLE_5["mnist"], seed=run.spec.seed, **FLOWS[profile]), device=device)
 
-# %% ../nbs/14_latent_space.ipynb #35d8e933
+# %% ../nbs/14_latent_space.ipynb #e52a6e52
 def claims(
     rows: list[dict],
     profile: str,
@@ -98,10 +98,9 @@ def claims(
     "What sections 6.1, C.1 and C.4 say about two-dimensional MNIST, paired by seed."
     made = []
     pick = lambda setting: [r for r in rows if setting_of(r) == setting]
-    value = lambda part, model, metric: estimate([r["metrics"][metric] for r in part if r["model"] == model])
 
     def compare(id: str, statement: str, paper: str, part: list[dict], metric: str, small: str, large: str):
-        text = f"{value(part, small, metric)} against {value(part, large, metric)}"
+        text = f"{estimate_of(part, metric, small)} against {estimate_of(part, metric, large)}"
         made.append(make_claim(f"latent_space.{id}", statement, paper, text, verdict(paired(part, metric, {"model": small}, {"model": large}), profile)))
 
     toy, flow = pick("toy"), pick("flow")
