@@ -147,7 +147,8 @@ class Affine(Transform):
     def inverse(self, y: Tensor, context: None = None) -> tuple[Tensor, Tensor]:
         return affine_inverse(y, self.params.expand(len(y), -1, -1))
 
-# %% ../nbs/09_flows.ipynb #24031c71
+# %% ../nbs/09_flows.ipynb #f7086cbf
+#| paper: Table 5
 KINDS = {"maf": MaskedAffine, "realnvp": AffineCoupling}
 
 

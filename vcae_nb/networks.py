@@ -61,7 +61,8 @@ class SameConvTranspose(nn.Module):
         h, w = x.shape[2] * self.stride, x.shape[3] * self.stride
         return y[:, :, self.crop : self.crop + h, self.crop : self.crop + w]
 
-# %% ../nbs/04_networks.ipynb #252657a8
+# %% ../nbs/04_networks.ipynb #bd655aad
+#| paper: Table 4
 @dataclass(frozen=True)
 class Column:
     "One column of Table 4."
