@@ -163,10 +163,11 @@ def test_nothing_is_done_twice(tmp_path):
     assert output == executed_path(chapter, "smoke", root) and json.loads(first)["metadata"]["papermill"]["exception"] is False
 
 
-def test_one_failure_does_not_stop_the_others(tmp_path, capsys):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_failure_does_not_stop_the_others(jobs, tmp_path, capsys):
     root, notebook = book(tmp_path, "raise RuntimeError('no')")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), root / "nbs" / "11_after.ipynb")
     with pytest.raises(VcaeError, match="10_trial.ipynb failed in cell 3: RuntimeError: no"):
-        execute_book("smoke", root=root)
+        execute_book("smoke", root=root, jobs=jobs)
     assert (root / ".vcae" / "pages" / "after.ipynb").is_file()
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()][0] == ["trial", "failed"]

@@ -6,16 +6,18 @@
 __all__ = ['TYPES', 'PACKAGE', 'Chapter', 'read_notebook', 'chapter_of', 'notebooks', 'executed_path', 'parameters_of',
            'check_parameters', 'all_parameters', 'code_of', 'source_digest', 'syntax_of', 'imported_modules',
            'library_digest', 'LocalKernel', 'kernel_options', 'to_execute', 'clean_copy', 'made_of', 'execute',
-           'failure', 'is_current', 'reads_results', 'execute_book']
+           'failure', 'is_current', 'reads_results', 'job_of', 'attempt', 'share_cores', 'execute_book']
 
-# %% ../nbs/30_batch.ipynb #41d039df
+# %% ../nbs/30_batch.ipynb #3c2be85f
 import ast
 import json
+import multiprocessing
 import os
 import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Iterable
 
@@ -237,7 +239,7 @@ def clean_copy(
     text = nbformat.writes(nbformat.from_dict(nb)).rstrip() + "\n"
     return text.replace(f"{root}/", "")
 
-# %% ../nbs/30_batch.ipynb #b7291820
+# %% ../nbs/30_batch.ipynb #84c19754
 def made_of(
     nb: nbformat.NotebookNode,  # the source
     parameters: dict,
@@ -265,7 +267,8 @@ def execute(
     root, notebook = root or project_root(), Path(notebook)
     chapter, parameters = chapter_of(notebook), all_parameters(notebook, parameters or {})
     ingredients = made_of(read_notebook(notebook), parameters, inputs, root)
-    bar = {"desc": f"{chapter.name:<18}", "leave": False} if sys.stderr.isatty() else False
+    alone = multiprocessing.parent_process() is None
+    bar = {"desc": f"{chapter.name:<24}", "leave": False} if alone and sys.stderr.isatty() else False
     with tempfile.TemporaryDirectory(prefix="vcae-", dir="/tmp" if Path("/tmp").is_dir() else None) as sockets:
         try:
             nb = papermill.execute_notebook(
@@ -312,7 +315,7 @@ def is_current(
     now = made_of(read_notebook(notebook), all_parameters(notebook, parameters or {}), inputs, root or project_root())
     return stored.get("exception") is False and all(stored.get(k) == v for k, v in now.items())
 
-# %% ../nbs/30_batch.ipynb #aab627d0
+# %% ../nbs/30_batch.ipynb #e6ef0a0b
 def reads_results(
     chapter: Chapter,
 ) -> bool:
@@ -321,33 +324,65 @@ def reads_results(
     return chapter.name == "index" or any(re.search(r"^from vcae_nb\.results import .*\b(read|best)_results\b", source, re.M) for source in cells)
 
 
+def job_of(
+    chapter: Chapter,
+    profile: str,  # counts for experiments only
+    parameters: dict,  # for an experiment, beside the profile
+    root: Path,
+) -> tuple:  # arguments of `execute` and `is_current`: source, output, parameters, inputs, project
+    "What is to be executed for a chapter."
+    given = {"profile": profile, **parameters} if chapter.experiment else {}
+    inputs = sorted(results_root(root).glob("*/*.json")) if not chapter.experiment and reads_results(chapter) else []
+    return chapter.path, executed_path(chapter, profile, root), given, inputs, root
+
+
+def attempt(
+    job: tuple,  # of `job_of`
+) -> tuple[str, str | None]:  # what to say of it, and why it failed
+    "Execute a notebook that may fail."
+    try:
+        return f"{execute(*job):.1f} s", None
+    except VcaeError as e:
+        return "failed", str(e)
+
+
+def share_cores(jobs: int) -> None:
+    "Let the kernels of this process use no more than their part of the cores."
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+
+
 def execute_book(
     profile: str = "smoke",
     parameters: dict | None = None,  # for experiments, beside the profile
     names: Iterable[str] | None = None,  # which chapters; all where it is not given
     root: Path | None = None,
+    jobs: int = 1,  # how many notebooks at once, each in a process of its own
 ) -> list[Path]:  # the executed copies, new or still good
     "Execute every chapter whose copy is not current, with a line for each. Raises `VcaeError` at the end where one failed."
     root = root or project_root()
     chapters = {c.name: c for c in notebooks(root)}
-    wanted = [choose(n, chapters, "chapter") for n in (chapters if names is None else names)]
-    outputs, failed = [], []
-    for name in sorted(wanted, key="index".__eq__):
-        chapter = chapters[name]
-        output = executed_path(chapter, profile, root)
-        given = {"profile": profile, **(parameters or {})} if chapter.experiment else {}
-        inputs = sorted(results_root(root).glob("*/*.json")) if not chapter.experiment and reads_results(chapter) else []
-        whole = not chapter.experiment or results_path(chapter.name, profile, root).is_file()
-        try:
-            if whole and is_current(chapter.path, output, given, inputs, root):
-                says = "as it was"
-            else:
-                says = f"{execute(chapter.path, output, given, inputs, root):.1f} s"
-            outputs.append(output)
-        except VcaeError as e:
-            failed.append(str(e))
-            says = "failed"
-        print(f"  {name:<18} {says}", flush=True)
+    wanted = sorted((choose(n, chapters, "chapter") for n in (chapters if names is None else names)), key="index".__eq__)
+    todo = {name: job_of(chapters[name], profile, parameters or {}, root) for name in wanted}
+    failed = {}
+
+    def report(chosen: list[str], outcomes: Iterable[tuple[str, str | None]]):
+        for name, (says, error) in zip(chosen, outcomes):
+            print(f"  {name:<24} {says}", flush=True)
+            if error:
+                failed[name] = error
+
+    def is_good(name: str) -> bool:
+        whole = not chapters[name].experiment or results_path(name, profile, root).is_file()
+        return whole and is_current(*todo[name])
+
+    good = [name for name in wanted if is_good(name)]
+    rest = [name for name in wanted if name not in good]
+    report(good, repeat(("as it was", None)))
+    if jobs > 1 and len(rest) > 1:
+        with multiprocessing.get_context("spawn").Pool(min(jobs, len(rest)), share_cores, (jobs,)) as pool:
+            report(rest, pool.imap(attempt, [todo[name] for name in rest]))
+    else:
+        report(rest, map(attempt, [todo[name] for name in rest]))
     if failed:
-        raise VcaeError("; ".join(failed))
-    return outputs
+        raise VcaeError("; ".join(failed.values()))
+    return [todo[name][1] for name in wanted]
