@@ -86,3 +86,14 @@ def test_public_functions_have_docstrings():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_changed_results_are_explained():
+    "Each committed results file has its line in the changelog."
+    told, missing = (ROOT / "results" / "CHANGELOG.md").read_text(), []
+    for path in sorted((ROOT / "results").glob("*/*.json")):
+        results = json.loads(path.read_text())
+        line = f"`{path.stem}` {sha256(json.dumps([results['rows'], results['claims']]))[:12]}"
+        if path.parent.name != "smoke" and line not in told:
+            missing.append(f"{path.parent.name}: {line}")
+    assert not missing, f"say in results/CHANGELOG.md what changed and why: {missing}"
