@@ -190,7 +190,7 @@ def inline(jobs: list[Training], resources: Resources) -> Iterator[Outcome]:
         print(f"[{n}/{len(jobs)}] {job.experiment}: {job.spec.key}, {job.spec.steps:,} steps", flush=True)
         yield Outcome(job.spec, job())
 
-# %% ../nbs/29_engine.ipynb #6c9cb51f
+# %% ../nbs/29_engine.ipynb #dcb5e3e4
 @contextmanager
 def deaf_to_ctrl_c():
     "While inside, processes are started that ignore Ctrl-C; `fit` listens to it all the same."
@@ -210,7 +210,7 @@ def outcome_of(
     "What became of a job that has ended, and where its log is if not all is well."
     state = run_state(training.spec, training.root)
     if not job.paths.result_pickle.exists():
-        reason = f"its job was killed or stopped at step {state['step']:,} of {state['steps']:,}; the same call goes on from its last checkpoint"
+        reason = f"its job was killed or stopped; the same call goes on from step {state['step']:,} of {state['steps']:,}"
     elif error := job.exception():  # what an error of ours would not have raised; the traceback is in the log
         reason = (re.findall(r"^[\w.]+(?:Error|Exception).*$", str(error), re.M) or ["it ended with an error"])[-1]
     else:
