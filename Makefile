@@ -1,11 +1,12 @@
 # make reproduce [PROFILE=smoke|cpu|paper]   train, execute the notebooks, build the site
 # make test                                  the gates, every notebook, and tests/
+# make test-slurm                            the smoke grids on a real SLURM of one node; as root, on Debian
 
 PROFILE ?= smoke
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test readme benchmark clean
+.PHONY: reproduce test test-slurm readme benchmark clean
 
 reproduce: .venv/.installed
 	@$(BIN)/vcae run --profile $(PROFILE)
@@ -13,6 +14,9 @@ reproduce: .venv/.installed
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -q -n 2 tests
+
+test-slurm: .venv/.installed
+	@$(BIN)/python tests/slurm/run.py
 
 readme: .venv/.installed
 	@$(BIN)/python -c "from vcae_nb.site import write_readme; write_readme()"

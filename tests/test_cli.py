@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from vcae_nb.core import project_root
+from vcae_nb import batch, cli
+from vcae_nb.core import VcaeError, project_root
+from vcae_nb.models import Spec
 
 VCAE = Path(sys.executable).parent / "vcae"
 
@@ -39,6 +43,10 @@ def test_help_says_what_there_is():
         (["run", "--profile", "papr"], "unknown profile 'papr'"),
         (["run", "--seeds", "0"], "seeds must be a whole number from 1"),
         (["run", "toy_mog", "--device", "tpu9"], "device 'tpu9' is not available"),
+        (["run", "toy_mog", "--executor", "slrum"], "unknown executor 'slrum'"),
+        (["run", "toy_mog", "--executor", "local", "--device", "cuda:1"], "GPUs are dealt out one to a job"),
+        (["run", "toy_mog", "--jobs", "0"], "jobs must be positive"),
+        (["train", "nowhere.json"], "cannot read nowhere.json"),
         (["status", "--profile", "big"], "unknown profile 'big'"),
     ],
 )
@@ -80,4 +88,45 @@ def test_damaged_weights(tmp_path):
 def test_status_as_json(tmp_path):
     done = vcae("status", "reduced_mnist", "--profile", "paper", "--json", VCAE_RUNS=str(tmp_path))
     lines = json.loads(done.stdout)
-    assert len(lines) == 35 and {line["state"] for line in lines} == {"missing"}
+    assert len(lines) == 35 and {line["state"] for line in lines} == {"missing"} and {line["page"] for line in lines} == {"missing"}
+
+
+TOY = Spec(dataset="mog", network="mlp", z_dim=2, batch=200, steps=20)
+
+
+def test_run_all(tmp_path, monkeypatch):
+    "A run that fails leaves its experiments out; the others are executed, then the site is built, and what is wrong stands at the end."
+    grids = {"fails": [TOY, Spec(**TOY.settings | {"lr": 1e30})], "shares": [TOY], "breaks": [Spec(**TOY.settings | {"seed": 1})]}
+    done = []
+
+    def execute_book(profile, parameters=None, names=None):
+        done.extend(names)
+        if names == ["breaks"]:
+            raise VcaeError("12_breaks.ipynb failed in cell 3: ValueError: no")
+
+    monkeypatch.setenv("VCAE_RUNS", str(tmp_path))
+    monkeypatch.setattr(cli, "experiments", lambda: list(grids))
+    monkeypatch.setattr(cli, "grid", lambda name, profile, seeds: (grids[name], 1))
+    monkeypatch.setattr(cli, "site", lambda profile: done.append(f"site {profile}"))
+    monkeypatch.setattr(batch, "execute_book", execute_book)
+    run = CliRunner().invoke(cli.app, ["run", "--all", "--device", "cpu"])
+    assert done == ["shares", "breaks", "site smoke"]
+    assert "3 runs of fails, shares, breaks; 0 are done already" in run.stdout
+    assert "fails is left out: 1 of its 2 runs are not done" in run.stdout
+    assert isinstance(run.exception, VcaeError) and "smaller lr" in str(run.exception) and "failed in cell 3" in str(run.exception)
+    again = CliRunner().invoke(cli.app, ["run", "shares"])
+    assert "1 runs of shares; 1 are done already" in again.stdout and "[1/" not in again.stdout
+
+
+def test_emitted_job_runs(tmp_path):
+    "What is in the manifest is what a pod would do: the list, and the command with its number."
+    done = vcae("run", "toy_mog", "--emit", "k8s", "--image", "here:1", "--claim", "disk", "--device", "cpu", "--cpus", "1")
+    config_map, job = yaml.safe_load_all(done.stdout)
+    (tmp_path / "specs.json").write_text(config_map["data"]["specs.json"])
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    replaced = {"/specs/specs.json": str(tmp_path / "specs.json"), "$(INDEX)": "3"}
+    words = [replaced.get(word, word) for word in container["command"][1:]]
+    ran = vcae(*words, VCAE_RUNS=str(tmp_path / "runs"))
+    assert ran.returncode == 0 and job["spec"]["completions"] == 4, ran.stderr
+    assert [p.parent.name for p in (tmp_path / "runs").glob("*/manifest.json")] == [Spec.from_dict(json.loads(config_map["data"]["specs.json"])[3]).key]
+    assert "there is no number 4" in refused(*[{"3": "4"}.get(word, word) for word in words], VCAE_RUNS=str(tmp_path / "runs"))
