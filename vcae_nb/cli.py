@@ -8,7 +8,7 @@ __all__ = ['app', 'Experiments', 'Profile', 'Seeds', 'Device', 'Executor', 'Jobs
            'summed_up', 'run', 'train_command', 'page_state', 'duration', 'status', 'site', 'sample_command',
            'write_sheet', 'traverse', 'summary', 'data_celeba', 'data_images', 'data_shapes3d', 'data_list', 'main']
 
-# %% ../nbs/32_cli.ipynb #96c02109
+# %% ../nbs/32_cli.ipynb #bbaf57cd
 import importlib
 import json
 import math
@@ -22,7 +22,7 @@ import typer
 from tqdm import tqdm
 
 from .core import VcaeError, choose, data_root, disk_errors, project_root, results_root, write_file
-from .engine import Outcome, Resources, kubernetes_job, queued_runs, read_specs, run_state, specs_json, train_all
+from .engine import Outcome, Resources, available_cpus, kubernetes_job, queued_runs, read_specs, run_state, specs_json, train_all
 
 # %% ../nbs/32_cli.ipynb #473888ca
 def experiments() -> list[str]:
@@ -245,7 +245,7 @@ def status(
     counts = {state: sum(line["state"] == state for line in lines) for state in dict.fromkeys(line["state"] for line in lines)}
     typer.echo(f"{profile}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
 
-# %% ../nbs/32_cli.ipynb #804b5261
+# %% ../nbs/32_cli.ipynb #aca85232
 @app.command()
 def site(
     profile: Profile = "smoke",
@@ -256,7 +256,7 @@ def site(
     from vcae_nb.site import render, renderer
 
     check_scale(profile, 1)
-    execute_book(profile, names=[c.name for c in notebooks() if not c.experiment])
+    execute_book(profile, names=[c.name for c in notebooks() if not c.experiment], jobs=min(4, available_cpus()))
     page = render()
     typer.echo(f"Built with {' '.join(renderer())}. Open {os.path.relpath(page)} in a browser.")
 
