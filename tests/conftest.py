@@ -32,8 +32,9 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    if is_controller(session.config) and before and checkout() != before[0]:
-        print("\nFAILED the tests changed the checkout: compare `git status` before and after")
+    if is_controller(session.config) and before and (after := checkout()) != before[0]:
+        changed = sorted(set(before[0].splitlines()) ^ set(after.splitlines()))
+        print("\nFAILED the tests changed the checkout, or something else did meanwhile:", *changed, sep="\n  ")
         counts["failed"] += 1
         session.exitstatus = 1
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Experiments', 'Profile', 'Seeds', 'Device', 'Executor', 'Jobs', 'Cpus', 'Time', 'Mem', 'Partition', 'Requeues',
-           'Sbatch', 'RunName', 'data_app', 'bar', 'Images', 'experiments', 'grid', 'named_values', 'report',
-           'summed_up', 'run', 'train_command', 'page_state', 'duration', 'status', 'site', 'sample_command',
+           'Sbatch', 'RunName', 'data_app', 'bar', 'Images', 'experiments', 'grid', 'exported_module', 'named_values',
+           'report', 'summed_up', 'run', 'train_command', 'page_state', 'duration', 'status', 'site', 'sample_command',
            'write_sheet', 'traverse', 'summary', 'data_celeba', 'data_images', 'data_shapes3d', 'data_list', 'main']
 
-# %% ../nbs/32_cli.ipynb #bbaf57cd
+# %% ../nbs/32_cli.ipynb #518b5b35
 import importlib
 import json
 import math
@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from .core import VcaeError, choose, data_root, disk_errors, project_root, results_root, write_file
 from .engine import Outcome, Resources, available_cpus, kubernetes_job, queued_runs, read_specs, run_state, specs_json, train_all
+from .models import Spec
 
-# %% ../nbs/32_cli.ipynb #473888ca
+# %% ../nbs/32_cli.ipynb #5f329e9a
 def experiments() -> list[str]:
     "The experiments, in the order of the book. Raises `VcaeError` outside a checkout, where there are no notebooks."
     from vcae_nb.batch import notebooks
@@ -40,10 +41,40 @@ def grid(
     profile: str,  # smoke, cpu or paper
     seeds: int | None,  # runs of each setting; the experiment's own number where None
 ) -> tuple[list, int]:  # specs, and the number of seeds
-    "The runs of an experiment at a scale."
-    module = importlib.import_module(f"vcae_nb.{choose(experiment, experiments(), 'experiment')}")
-    seeds = module.SEEDS[profile] if seeds is None else seeds
-    return module.specs(profile, seeds), seeds
+    "The runs of an experiment at a scale. Raises `VcaeError` for a notebook that is not exported as it is, or whose `SEEDS` and `specs` are not what they should be."
+    from vcae_nb.results import PROFILES
+
+    module = exported_module(choose(experiment, experiments(), "experiment"))
+    numbers = getattr(module, "SEEDS", None)
+    if not isinstance(numbers, dict) or not set(PROFILES) <= numbers.keys():
+        raise VcaeError(f"{experiment}: SEEDS must be a dictionary with a number for each of {', '.join(PROFILES)}")
+    seeds = numbers[profile] if seeds is None else seeds
+    try:
+        found = list(module.specs(profile, seeds))
+    except (AttributeError, TypeError) as e:
+        raise VcaeError(f"{experiment}: specs(profile, seeds) must return a list of specs ({e})") from e
+    if not found or not all(isinstance(spec, Spec) for spec in found):
+        raise VcaeError(f"{experiment}: specs({profile!r}, {seeds}) must return at least one spec, and specs only")
+    return found, seeds
+
+
+def exported_module(experiment: str):
+    "The module of an experiment. Raises `VcaeError` where the notebook was not exported, or was changed since."
+    from vcae_nb.batch import code_of, notebooks, read_notebook
+    from vcae_nb.site import is_exported, is_imports
+
+    path = next(c.path for c in notebooks() if c.name == experiment)
+    try:
+        module = importlib.import_module(f"vcae_nb.{experiment}")
+    except ModuleNotFoundError as e:
+        if e.name != f"vcae_nb.{experiment}":
+            raise
+        raise VcaeError(f"{path.name} is not exported; run nbdev_export (the notebook needs a cell `#| default_exp {experiment}`)") from e
+    text = Path(module.__file__).read_text()
+    cells = [code_of(c) for c in read_notebook(path).cells if c.cell_type == "code" and is_exported(c.source)]
+    if not all(code in text for code in cells if not is_imports(code)):
+        raise VcaeError(f"{path.name} and vcae_nb/{experiment}.py differ; run nbdev_export")
+    return module
 
 # %% ../nbs/32_cli.ipynb #0e25991c
 app = typer.Typer(

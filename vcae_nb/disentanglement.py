@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TABLE_10', 'LAMBDAS', 'GAMMA', 'FIRMER', 'SEEDS', 'SCALES', 'specs', 'all_codes', 'all_factors', 'measure',
-           'rank_correlation', 'correlation_verdict', 'features_of', 'claims', 'best_seed', 'modes_claim',
-           'gaussianity_claims']
+           'features_of', 'feature_tables', 'rank_correlation', 'correlation_verdict', 'claims', 'best_seed',
+           'modes_claim', 'gaussianity_claims']
 
-# %% ../nbs/22_disentanglement.ipynb #4738ba26
+# %% ../nbs/22_disentanglement.ipynb #d478f10e
+import json
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -61,7 +62,7 @@ def specs(
         for model in LAMBDAS
     ]
 
-# %% ../nbs/22_disentanglement.ipynb #c7825826
+# %% ../nbs/22_disentanglement.ipynb #eb7371fb
 def all_codes(
     run: Run,
     device: str | torch.device = "cpu",
@@ -97,7 +98,25 @@ def measure(
         "factors_followed": float(followed(matrix)["follows"].drop_duplicates().ne("none").sum()),
     }
 
-# %% ../nbs/22_disentanglement.ipynb #88c9fb19
+
+def features_of(
+    run: Run,
+) -> list[dict]:  # one for each feature, plain values
+    "What each feature of a run is like, from its noisy codes; modes are counted in the means; alive are those that are not mostly noise."
+    codes = all_codes(run)
+    share = (codes["mean"].var(0) / codes["noisy"].var(0)).numpy()  # of the variance that is not the channel's noise
+    modes = feature_table(codes["mean"])["modes"]
+    table = feature_table(codes["noisy"], all_factors()).assign(modes=modes, alive=share > 0.25)
+    return json.loads(table.to_json(orient="records"))
+
+
+def feature_tables(
+    rows: list[dict],
+) -> dict[tuple[str, int], pd.DataFrame]:  # (model, seed) -> a line for each feature
+    "The features of each run, from its row."
+    return {(r["model"], r["seed"]): pd.DataFrame(r["features"]) for r in rows}
+
+# %% ../nbs/22_disentanglement.ipynb #5c992fd9
 def rank_correlation(
     a: list[float],
     b: list[float],
@@ -117,23 +136,9 @@ def correlation_verdict(rho: float, p: float, profile: str) -> str:
     return "inconclusive" if p >= 0.05 else "reproduced" if rho > 0 else "not reproduced"
 
 
-def features_of(
-    runs: list[Run],
-) -> dict[tuple[str, int], pd.DataFrame]:  # (model, seed) -> `feature_table`
-    "The table of features of each run, from its noisy codes; modes are counted in the means; alive are those that are not mostly noise."
-    found = {}
-    for run in runs:
-        codes = all_codes(run)
-        share = (codes["mean"].var(0) / codes["noisy"].var(0)).numpy()  # of the variance that is not the channel's noise
-        modes = feature_table(codes["mean"])["modes"]
-        found[run.spec.model, run.spec.seed] = feature_table(codes["noisy"], all_factors()).assign(modes=modes, alive=share > 0.25)
-    return found
-
-
 def claims(
     rows: list[dict],
     profile: str,
-    features: dict,  # of `features_of`
 ) -> list[dict]:
     "What section 6.4 and C.5, C.6 say, judged on scores as published."
     made, score = [], "score_published"
@@ -157,9 +162,9 @@ def claims(
     paper = f"{mean('TC-VCAE', 0):.0f} against {mean('TC-cWAE', 0):.0f} nats (means of Table 10, which says the opposite)"
     text = f"{estimate_of(rows, error, 'TC-VCAE')} against {estimate_of(rows, error, 'TC-cWAE')} nats above the floor, at the mean"
     add("error", "Without a constraint on the shape, TC-VCAE reconstructs better than TC-cWAE (as section 3 would have it).", paper, text, verdict(differences("TC-VCAE", "TC-cWAE", error), profile))
-    return [*made, modes_claim(features, rows, profile), *gaussianity_claims(features, rows, profile)]
+    return [*made, modes_claim(rows, profile), *gaussianity_claims(rows, profile)]
 
-# %% ../nbs/22_disentanglement.ipynb #9bb0a031
+# %% ../nbs/22_disentanglement.ipynb #f28bad45
 def best_seed(
     rows: list[dict],
     model: str,
@@ -168,9 +173,9 @@ def best_seed(
     return max((r for r in rows if r["model"] == model), key=lambda r: r["metrics"]["score_published"])["seed"]
 
 
-def modes_claim(features: dict, rows: list[dict], profile: str) -> dict:
+def modes_claim(rows: list[dict], profile: str) -> dict:
     "C.6: room orientation, wall and floor hue have features with 15, 10 and 10 modes in the best TC-VCAE."
-    table = features["TC-VCAE", best_seed(rows, "TC-VCAE")]
+    table = feature_tables(rows)["TC-VCAE", best_seed(rows, "TC-VCAE")]
     found = table[table["follows"] != "none"]
     text = ", ".join(f"{row.follows} {row.modes} of {row['values']}" for _, row in found.iterrows()) or "no feature follows a factor"
     wanted = {"orientation": 15, "wall hue": 10, "floor hue": 10}
@@ -179,10 +184,10 @@ def modes_claim(features: dict, rows: list[dict], profile: str) -> dict:
     return make_claim("disentanglement.modes", statement, "15, 10 and 10 modes (figure 10)", text, result)
 
 
-def gaussianity_claims(features: dict, rows: list[dict], profile: str) -> list[dict]:
+def gaussianity_claims(rows: list[dict], profile: str) -> list[dict]:
     "Section 6.4: features that are closer to Gaussian do not correspond to a disentangled feature."
     column = lambda name: [r["metrics"][name] for r in rows]
-    every = [row for table in features.values() for _, row in table.iterrows() if row["alive"]]
+    every = [row for table in feature_tables(rows).values() for _, row in table.iterrows() if row["alive"]]
     pairs = {
         "runs": (column("shape_distance"), column("score_published"), "Runs whose features are further from Gaussian score higher."),
         "features": ([r.shape_distance for r in every], [r.explained for r in every], "Live features that are further from Gaussian are better explained by one factor."),

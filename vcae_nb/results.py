@@ -135,7 +135,7 @@ def estimate(
     interval = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0))
     return Estimate(mean, *map(float, interval.confidence_interval), len(values))
 
-# %% ../nbs/08_results.ipynb #330e403e
+# %% ../nbs/08_results.ipynb #e705f7a1
 def rows_where(
     rows: list[dict],
     **settings,  # a value, or a tuple of values, that a row's settings must have
@@ -150,8 +150,10 @@ def estimate_of(
     metric: str,
     model: str,  # as the rows name it
 ) -> Estimate:
-    "The estimate of a metric over the rows of one model."
-    return estimate([r["metrics"][metric] for r in rows if r["model"] == model])
+    "The estimate of a metric over the rows of one model. Raises `VcaeError` where there are none, or none with this metric."
+    choose(model, list(dict.fromkeys(r["model"] for r in rows)), "model among the rows:")
+    mine = [r["metrics"] for r in rows if r["model"] == model]
+    return estimate([m[choose(metric, m, "metric")] for m in mine])
 
 # %% ../nbs/08_results.ipynb #3fec291b
 def frame(
@@ -206,7 +208,7 @@ def table(
     out.columns, out.index = pd.MultiIndex.from_tuples(out.columns), summary.index
     return out
 
-# %% ../nbs/08_results.ipynb #58f3b71d
+# %% ../nbs/08_results.ipynb #e9bb908b
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
@@ -216,13 +218,15 @@ def paired(
     small: dict,  # values of columns that pick the rows that should be smaller, for instance {"model": "VCAE"}
     large: dict,  # the same for those that should be larger
 ) -> list[float]:  # large - small, a value for each seed that both have
-    "Differences between two settings, seed by seed."
+    "Differences between two settings, seed by seed. Raises `VcaeError` where no row has one of them."
     if not rows:
         return []
     data = frame(rows)
 
     def pick(want: dict) -> pd.Series:
         group = data[np.logical_and.reduce([data[k].isna() if v is None else data[k] == v for k, v in want.items()])]
+        if not len(group):
+            raise VcaeError(f"no row has {', '.join(f'{k} = {v!r}' for k, v in want.items())}")
         check_group(group, want)
         return group.set_index("seed")[metric]
 

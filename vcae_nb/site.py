@@ -309,7 +309,7 @@ def fig_caption(
     caption = re.sub(r"\$([^$]+)\$", r"\\(\1\\)", caption)
     return source[: m.start()] + f"#| fig-cap: {json.dumps(caption, ensure_ascii=False)}" + source[m.end() :]
 
-# %% ../nbs/31_site.ipynb #6984f029
+# %% ../nbs/31_site.ipynb #4eeb6270
 def with_claims(
     text: str,  # Markdown
     root: Path | None = None,
@@ -318,7 +318,7 @@ def with_claims(
     mark = "<!-- claims -->"
     if mark not in text:
         return text
-    chapters = {c.name: (c.title.partition(":")[0], c.path.name) for c in notebooks(root) if c.experiment}
+    chapters = {c.name: (c.title, c.path.name) for c in notebooks(root) if c.experiment}
     return text.replace(mark, claims_markdown(best_results(root), chapters))
 
 # %% ../nbs/31_site.ipynb #03640ad6
@@ -364,7 +364,7 @@ def page_notebook(
     nb.metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
     return nb
 
-# %% ../nbs/31_site.ipynb #aa61b172
+# %% ../nbs/31_site.ipynb #43104cd8
 PAPER = {  # name: (section, what the paper shows there)
     "Table 1": ("6.2, B.1", "Errors on the images trained on and on others, for seven models that learn from 600 digits."),
     "Table 2": ("6.3", "Errors and FID of VAE, VAE + IAF, cWAE and VCAE on MNIST and on CelebA, with samples from the prior and through the flow."),
@@ -405,9 +405,9 @@ def answers(
     "Where each table and figure of the paper is answered: the marked cells, each after the words that lead to it."
     places = {name: [] for name in PAPER}
     for page in found:
-        before = None
+        before, marks = None, {code_of(c): items_of(c.source) for c in read_notebook(page.chapter.path).cells if c.cell_type == "code"}
         for cell in shown_notebook(page).cells if page.profile != "smoke" else []:
-            for name in items_of(cell.source) if cell.cell_type == "code" else []:
+            for name in marks.get(code_of(cell), []) if cell.cell_type == "code" else []:
                 if not places[name] or places[name][-1][0] is not page:
                     places[name].append((page, []))
                 places[name][-1][1].extend([before, cell] if before else [cell])
@@ -477,7 +477,7 @@ def items_page(
     for name, (section, what) in PAPER.items():
         where = ", ".join(f"[{p.chapter.title}](/{p.path})" for p, _ in places[name])
         scales = {scale_text(p, root) for p, _ in places[name]}
-        lines.append([f"[{name}](/{item_path(name)})" if where else name, section, what, where or "not reproduced", "; ".join(sorted(filter(None, scales)))])
+        lines.append([f"[{name}](/{item_path(name)})" if where else name, section, what, where or "—", "; ".join(sorted(filter(None, scales)))])
     front = '---\ntitle: Tables and figures\ndescription: "Each table and figure of the paper, and what answers to it here."\n---\n\n'
     return front + markdown_table(["the paper's", "section", "what it shows", "here", "scale"], lines) + "\n"
 
