@@ -1,6 +1,7 @@
 "What a notebook cannot show of the engine: jobs that are stopped or killed, GPUs dealt out, and SLURM's commands played by stand-ins."
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,3 +175,45 @@ def test_only_a_preempted_job_requeues_itself(fake_slurm, monkeypatch, state, re
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     requeue_if_preempted()
     assert called(fake_slurm, "scontrol") == requeued
+
+
+STATES = """
+import sys
+from vcae_nb import models
+from vcae_nb.engine import run_state
+from vcae_nb.models import Spec
+from vcae_nb.training import fit
+assert models.__file__.startswith(sys.argv[1])
+specs = [Spec(model=model, dataset="mog", network="mlp", z_dim=2, batch=200, steps=20) for model in ("VCAE", "cWAE")]
+if sys.argv[2] == "fit":
+    [fit(spec) for spec in specs]
+print(*[run_state(spec)["state"] for spec in specs])
+"""
+
+
+def test_what_makes_a_run_stale(tmp_path):
+    "Prose does not; the code of a model does, and only for the models that use it; the engine and the command line do not."
+    package = tmp_path / "vcae_nb"
+    shutil.copytree(project_root() / "vcae_nb", package, ignore=shutil.ignore_patterns("__pycache__"))
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "VCAE_RUNS": str(tmp_path / "runs")}
+
+    def states(what="look"):
+        done = subprocess.run([sys.executable, "-c", STATES, str(tmp_path), what], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    def edit(module, old, new):
+        path = package / f"{module}.py"
+        before = path.read_text()
+        assert before.count(old) == 1
+        path.write_text(before.replace(old, new))
+
+    assert states("fit") == ["done", "done"]
+    penalty = "    return total_variance_penalty(code.z, spec.v)"
+    edit("models", '"VCAE\'s penalty (7) on the noisy code."', '"Other words."')
+    edit("models", penalty, f"    # a comment\n{penalty}  # and another")
+    for module in ("engine", "cli", "batch"):
+        (package / f"{module}.py").write_text((package / f"{module}.py").read_text() + "\n\ndef added():\n    return 1\n")
+    assert states() == ["done", "done"]
+    edit("models", penalty, penalty.replace("spec.v)", "2 * spec.v)"))
+    assert states() == ["stale", "done"]
