@@ -291,8 +291,8 @@ def site(
     page = render()
     typer.echo(f"Built with {' '.join(renderer())}. Open {os.path.relpath(page)} in a browser.")
 
-# %% ../nbs/32_cli.ipynb #333361b8
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the beginning of its name; `vcae status` lists runs.", show_default=False)]
+# %% ../nbs/32_cli.ipynb #1b20590b
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the beginning of its name in `runs/`.", show_default=False)]
 
 
 @app.command("sample")
