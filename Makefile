@@ -9,8 +9,7 @@ BIN := .venv/bin
 .PHONY: reproduce test test-slurm readme benchmark clean
 
 reproduce: .venv/.installed
-	@$(BIN)/vcae run --profile $(PROFILE)
-	@$(BIN)/vcae site --profile $(PROFILE)
+	@$(BIN)/vcae run --all --profile $(PROFILE)
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -q -n 2 tests
