@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vcae_nb import Spec, cli, fit, images
 from vcae_nb.core import VcaeError, project_root
+from vcae_nb.data import as_stored
+from vcae_nb.features import data_of
 from vcae_nb.images import about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared, prepared_names, preparing, write_cache
 
 VCAE = Path(sys.executable).parent / "vcae"
@@ -187,3 +190,53 @@ def test_training_on_what_was_prepared(layout, data):
     assert tuple(run.decode(run.encode(prepared("album").test)).shape[1:]) == (3, 16, 16)
     with pytest.raises(VcaeError, match="unknown data set 'albun'.*Did you mean 'album'"):
         fit(Spec(dataset="albun"), root=data / "runs")
+
+
+def discs(folder, shade, n=12):
+    "Pictures of one size in bytes."
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.new("RGB", (16, 16), (shade, i, 0)).save(folder / f"{i}.bmp")
+    return folder
+
+
+def test_changed_pictures_of_the_same_size_are_noticed(data, tmp_path):
+    prepare_images(discs(tmp_path / "own", 10), "album", size=16, progress=quiet)
+    prepare_images(tmp_path / "own", "album", size=16, progress=quiet)
+    discs(tmp_path / "own", 200)
+    with pytest.raises(VcaeError, match="made with other files"):
+        prepare_images(tmp_path / "own", "album", size=16, progress=quiet)
+
+
+def test_folders_of_splits(data, tmp_path, capsys):
+    discs(tmp_path / "elsewhere", 10)
+    discs(tmp_path / "own" / "Test", 200, 3)
+    discs(tmp_path / "own" / "val", 100, 3)
+    with pytest.raises(VcaeError, match="there are the folders test, val, and not both"):
+        prepare_images(tmp_path / "own", "album", size=16, progress=quiet)
+    (tmp_path / "own" / "Train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "own")
+    (tmp_path / "own" / "notes.heic").touch()
+    about = about_prepared(prepare_images(tmp_path / "own", "album", size=16, progress=quiet))
+    assert (about["train"], about["valid"], about["test"]) == (12, 3, 3) and "1 files are taken for no pictures" in capsys.readouterr().out
+
+
+def test_a_traversal_does_not_take_other_images_for_the_runs_own(data, tmp_path):
+    prepare_images(discs(tmp_path / "own", 10), "album", size=16, progress=quiet)
+    run = fit(Spec(model="VCAE", dataset="album", z_dim=2, width=1 / 64, steps=2), device="cpu", root=data / "runs")
+    assert data_of(run).digest == run.manifest["dataset_sha256"]
+    cache_path("album").unlink()
+    prepare_images(discs(tmp_path / "own", 200), "album", size=16, progress=quiet)
+    with pytest.raises(VcaeError, match="its images have changed since"):
+        data_of(run)
+
+
+@pytest.mark.parametrize("make", [lambda x: x[..., ::-1], lambda x: x.astype(">f8") / 255, lambda x: x.astype("uint16"), lambda x: x > 100])
+def test_arrays_as_other_libraries_make_them(make):
+    x = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    made = make(x)
+    if made.dtype == "uint16":
+        with pytest.raises(VcaeError, match=r"convert them by .to\(torch.uint8\)"):
+            as_stored(made)
+    else:
+        assert as_stored(made).shape == (4, 8, 8, 3) and as_stored(made).max() > 200

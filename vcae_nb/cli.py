@@ -291,7 +291,7 @@ def site(
     page = render()
     typer.echo(f"Built with {' '.join(renderer())}. Open {os.path.relpath(page)} in a browser.")
 
-# %% ../nbs/32_cli.ipynb #1b20590b
+# %% ../nbs/32_cli.ipynb #d4a97d2f
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the beginning of its name in `runs/`.", show_default=False)]
 
 
@@ -305,7 +305,7 @@ def sample_command(
 ):
     "Draw new images from a finished run, on one sheet."
     from vcae_nb.features import find_run
-    from vcae_nb.flows import fit_flow, load_flow, sample
+    from vcae_nb.flows import data_of, fit_flow, load_flow, sample
     from vcae_nb.frechet import quantise
 
     found = find_run(run)
@@ -315,6 +315,10 @@ def sample_command(
     if law == "fitted":
         folders = [p.parent for p in found.folder.glob("flow-*/manifest.json") if ".stale-" not in p.parent.name]
         if not folders:
+            try:
+                data_of(found)
+            except VcaeError as e:
+                raise VcaeError(f"{found.folder.name} has no flow, and its data are not at hand: fit one in Python with fit_flow(run, data=images), or take --law prior ({e})") from e
             typer.echo("fitting a flow to the codes of this run, once; a few minutes", err=True)
         flow = load_flow(max(folders, key=os.path.getmtime)) if folders else fit_flow(found)
     write_sheet(quantise(sample(found, n, law, flow, seed)), out)
@@ -336,7 +340,7 @@ def write_sheet(
     rows = torch.cat([images, blank]).split(columns)
     sheet = torch.cat([torch.cat(list(row), 1) for row in rows]).squeeze(-1).numpy()
     content, format = io.BytesIO(), Image.registered_extensions().get(out.suffix.lower())
-    if format is None:
+    if format is None or format.upper() not in Image.SAVE:
         raise VcaeError(f"{out.name!r} names no format of pictures; take for instance samples.png")
     Image.fromarray(sheet).save(content, format)
     with disk_errors(out):

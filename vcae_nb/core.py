@@ -22,7 +22,7 @@ import torch
 class VcaeError(Exception):
     "What was wrong, where, and what to do about it, in one sentence."
 
-# %% ../nbs/00_core.ipynb #513004d0
+# %% ../nbs/00_core.ipynb #7dd9f384
 def choose(
     name: str,  # what the user asked for
     options: Iterable[str],  # what there is
@@ -32,7 +32,8 @@ def choose(
     options = list(options)
     if name in options:
         return name
-    near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    alike = [o for o in options if str(o).lower() == str(name).lower()]
+    near = alike or difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise VcaeError(f"unknown {what} {name!r}; choose from {', '.join(options)}.{hint}")
 

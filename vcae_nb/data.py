@@ -6,13 +6,14 @@
 __all__ = ['MOG_CENTRES', 'MOG_STD', 'DATASETS', 'Dataset', 'as_batch', 'Composed', 'as_stored', 'dataset_of', 'epoch_batches',
            'mnist5k', 'read_mnist', 'mnist', 'reduced', 'mog_lift', 'mog', 'load_dataset']
 
-# %% ../nbs/01_data.ipynb #b22cf579
+# %% ../nbs/01_data.ipynb #c09c24a3
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,15 +91,19 @@ class Composed:
         "SHA-256 of the source's digest and the indices."
         return sha256(self.source.digest, self.indices)
 
-# %% ../nbs/01_data.ipynb #5d4ec88f
+# %% ../nbs/01_data.ipynb #6c4852b1
 def as_stored(
     x: Tensor,  # images (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; or vectors (n, d)
 ) -> Tensor:  # uint8 (n, h, w, c), or float32 (n, d)
     "Bring a user's tensor into the stored form. Raises `VcaeError` where it cannot be images or vectors."
     try:
+        if isinstance(x, np.ndarray):  # flipped, or in another byte order
+            x = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
         x = torch.as_tensor(x).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise VcaeError(f"expected a tensor or an array of images or vectors, got {type(x).__name__}") from e
+    except Exception as e:  # whatever other libraries' objects raise
+        raise VcaeError(f"expected a tensor or an array of images or vectors, got {type(x).__name__} ({e})") from e
+    if x.layout != torch.strided:
+        raise VcaeError(f"expected a dense tensor, got one in the layout {x.layout}; pass x.to_dense()")
     if x.is_complex():
         raise VcaeError("the data are complex; pass real and imaginary part as two dimensions")
     if x.ndim not in (2, 3, 4) or min(x.shape) == 0:
@@ -106,7 +111,12 @@ def as_stored(
     if x.is_floating_point() and not x.isfinite().all():
         raise VcaeError("the data hold values that are not finite; remove or replace them first")
     if x.ndim == 2:
-        return x.float().contiguous()
+        vectors = x.float().contiguous()
+        if not vectors.isfinite().all():
+            raise VcaeError("the data hold values that are too large for 32-bit floats; rescale them first")
+        return vectors
+    if x.dtype == torch.bool:
+        x = x.to(torch.uint8) * 255
     if x.ndim == 3:
         x = x[:, None]
     if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
@@ -114,9 +124,11 @@ def as_stored(
     if x.shape[1] not in (1, 3):
         raise VcaeError(f"images need 1 or 3 channels, got a tensor of shape {tuple(x.shape)}")
     if x.dtype != torch.uint8:
-        if not x.is_floating_point() or x.min() < 0 or x.max() > 1:
-            advice = "rescale them first" if x.is_floating_point() else "convert them first, bytes by .to(torch.uint8)"
-            raise VcaeError(f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in [{x.min():g}, {x.max():g}]: {advice}")
+        low, high = (x if x.is_floating_point() else x.long()).aminmax()
+        if not x.is_floating_point() or low < 0 or high > 1:
+            is_bytes = not x.is_floating_point() and low >= 0 and 1 < high <= 255
+            advice = "convert them by .to(torch.uint8)" if is_bytes else "rescale them first"
+            raise VcaeError(f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in [{low.item()!r}, {high.item()!r}]: {advice}")
         x = (x * 255).round().to(torch.uint8)
     return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)  # not the user's memory, which may change
 
@@ -245,7 +257,7 @@ def mog(
     x_train, y_train, x_test, y_test = splits
     return Dataset("mog", x_train, x_test, y_train, y_test)
 
-# %% ../nbs/01_data.ipynb #af3b9bd5
+# %% ../nbs/01_data.ipynb #d2c884a0
 def _shapes3d(name: str, **settings) -> Dataset:
     from vcae_nb.shapes3d_data import shapes3d_dataset
 
@@ -275,5 +287,8 @@ def load_dataset(
     from vcae_nb.images import prepared, prepared_names
 
     if name not in ("celeba", *prepared_names()):
-        choose(name, [*DATASETS, *prepared_names()], "data set")
+        try:
+            choose(name, [*DATASETS, *prepared_names()], "data set")
+        except VcaeError as e:
+            raise VcaeError(f"{e} (Images of your own are looked for in {data_root()}; `vcae data images` prepares them.)") from e
     return prepared(name)

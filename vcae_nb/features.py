@@ -245,7 +245,7 @@ def factor_heatmap(
     ax.set_ylabel("feature", fontsize=8)
     return ax
 
-# %% ../nbs/13_features.ipynb #eb787863
+# %% ../nbs/13_features.ipynb #4bf7a936
 @dataclass(frozen=True)
 class Route:
     "Where a traversal starts and how far each feature goes."
@@ -260,13 +260,17 @@ class Route:
 def data_of(
     run: Run,
 ) -> Dataset:
-    "The data set that a run was trained on. Raises `VcaeError` where it is not at hand."
-    from vcae_nb.images import prepared, prepared_names
+    "The data set that a run was trained on. Raises `VcaeError` where it is not at hand, or not the same any more."
+    from vcae_nb.images import prepared_names
 
-    name = run.spec.dataset.rpartition("-")[0]  # without the digest that `fit` adds to the name of data it is given
-    if name in prepared_names() and prepared(name).digest == run.manifest["dataset_sha256"]:
-        return prepared(name)
-    return load_dataset(run.spec.dataset)
+    name, digest = run.spec.dataset, run.manifest["dataset_sha256"]
+    stem, _, tail = name.rpartition("-")
+    if tail == digest[:8] and stem in prepared_names():  # `fit` adds the digest to the name of data it is given
+        name = stem
+    data = load_dataset(name)
+    if data.digest != digest:
+        raise VcaeError(f"{name} is not what {run.folder.name} was trained on: its images have changed since")
+    return data
 
 
 def route(
@@ -467,7 +471,7 @@ def named_data(
     except (OSError, ValueError, TypeError, EOFError) as e:
         raise VcaeError(f"{name} is not an array of images in NumPy's format ({e})") from e
 
-# %% ../nbs/13_features.ipynb #9567ffc7
+# %% ../nbs/13_features.ipynb #8ec7a68a
 def find_run(
     name: str | Path,  # a run folder, or the beginning of its name
     root: Path | None = None,  # where run folders lie; `runs_root()` where it is not given
@@ -487,7 +491,7 @@ def find_run(
         more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
         raise VcaeError(f"{len(matches)} runs in {root} begin with {name!r}: {', '.join(matches[:8])}{more}; give more of the name")
     if not matches and any(p.name.startswith(name) and ".stale-" not in p.name for p in folders):
-        raise VcaeError(f"the run {name!r} in {root} is not finished; `vcae status` shows how far it is")
+        raise VcaeError(f"the run {name!r} in {root} is not finished; train it again, and it goes on from where it was")
     if not matches and len(finished) > 8:
         raise VcaeError(f"no run in {root} begins with {name!r}; there are {len(finished)}, such as {', '.join(finished[:3])}")
     return Run(root / (matches[0] if matches else choose(name, finished, "run")))

@@ -10,7 +10,7 @@ __all__ = ['CELEBA_SIZE', 'FORMATS', 'GREY', 'COLOUR', 'BLOCK', 'SPLITS', 'VERSI
            'about_of', 'is_prepared', 'celeba_partition', 'read_partition', 'find_partition', 'some', 'celeba_splits',
            'prepare_celeba', 'hold_out', 'prepare_images', 'drawn_faces', 'download']
 
-# %% ../nbs/17_images.ipynb #7d2cbddf
+# %% ../nbs/17_images.ipynb #801c50e2
 import hashlib
 import io
 import os
@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,10 +103,12 @@ def square(
     "Cut out the central square and reduce it with Lanczos' filter (section B.4). Raises `VcaeError` where the image is too small."
     return image.crop(central_square(image, size, crop)).resize((size, size), Image.Resampling.LANCZOS)
 
-# %% ../nbs/17_images.ipynb #22d587f8
+# %% ../nbs/17_images.ipynb #be92b3b4
 FORMATS = {  # by the ending of a file's name
     ".bmp": "BMP",
     ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
     ".jp2": "JPEG2000",
     ".jpeg": "JPEG",
     ".jpg": "JPEG",
@@ -158,7 +161,7 @@ def pixels(
         image = image.convert("RGB" if channels == 3 else "L")
         return np.asarray(square(image, size, crop)).reshape(size, size, channels)
 
-# %% ../nbs/17_images.ipynb #5d8070ec
+# %% ../nbs/17_images.ipynb #618d68b2
 @dataclass(frozen=True)
 class Source:
     "The files in a folder or a zip. They may be opened from several threads at once."
@@ -203,14 +206,17 @@ def walk(
     def stop(error):
         raise error
 
-    found = {}
-    for folder, _, files in os.walk(path, onerror=stop):
+    found, entered = {}, set()
+    for folder, folders, files in os.walk(path, onerror=stop, followlinks=True):
+        entered.add(os.path.realpath(folder))
+        folders[:] = [f for f in folders if os.path.realpath(os.path.join(folder, f)) not in entered]  # a link may lead in a circle
         for file in files:
             name = Path(folder, file).relative_to(path).as_posix()
             if name.encode(errors="replace").decode() != name:
                 raise VcaeError(f"the name of {name!r} in {path} is not text in UTF-8; rename it")
             if not is_hidden(name):
-                found[name] = os.stat(Path(folder, file)).st_size
+                where = Path(folder, file)
+                found[name] = where.stat().st_size if where.exists() else 0  # a link to nothing cannot be read, as will be said if it is a picture
     return found
 
 
@@ -448,15 +454,24 @@ def prepared(
         choose(name, prepared_names(), f"prepared data set in {data_root()}:")
     return _resident(path, path.stat().st_mtime_ns)
 
-# %% ../nbs/17_images.ipynb #fb50fca0
+# %% ../nbs/17_images.ipynb #6a56a357
 def listing(
     source: Source,
     splits: dict[str, list[str]],  # its files, by split where that is known beforehand
 ) -> str:  # SHA-256
-    "What a data set is made from: names without their folders' common part, and sizes."
+    "What a data set is made from: names without their folders' common part, and checksums."
+
+    def checksum(name: str) -> int:
+        try:
+            return zlib.crc32(source.read(name))
+        except VcaeError:  # a bad picture, which is reported where it is decoded
+            return -1
+
+    names = [name for files in splits.values() for name in files]
+    checksums = dict(zip(names, map(checksum, names)))
     above = os.path.commonpath([os.path.dirname(name) for files in splits.values() for name in files])
     start = len(above) + 1 if above else 0
-    lines = [f"{split} {name[start:]} {source.sizes[name]}\n" for split, files in splits.items() for name in files]
+    lines = [f"{split} {name[start:]} {checksums[name]}\n" for split, files in splits.items() for name in files]
     return sha256("".join(lines))
 
 
@@ -601,8 +616,8 @@ def prepare_celeba(
                 raise BadImages(source.path, bad, "Fetch them again")
     return out
 
-# %% ../nbs/17_images.ipynb #ada39800
-FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
+# %% ../nbs/17_images.ipynb #39e5a03d
+FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}  # in small letters or capitals
 
 
 def hold_out(
@@ -614,7 +629,11 @@ def hold_out(
         raise VcaeError(f"the part to test on must lie between 0 and 1, got {test}")
     above = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
     start = len(above) + 1 if above else 0
-    top = {name: name[start:].split("/")[0] for name in names}
+    top = {name: name[start:].split("/")[0].lower() for name in names}
+    known = {folder for folders in FOLDERS.values() for folder in folders}
+    if test is None and set(top.values()) <= known and len({"train", "test"} & set(top.values())) == 1:
+        there = ", ".join(sorted(set(top.values())))
+        raise VcaeError(f"there are the folders {there}, and not both of train and test; call folders train and test, or give the part to test on with --test 0.1")
     if test is None and {"train", "test"} <= set(top.values()):
         splits = {split: [n for n in names if top[n] in folders] for split, folders in FOLDERS.items()}
         beside = set(names) - set(sum(splits.values(), []))
@@ -628,7 +647,7 @@ def hold_out(
         raise VcaeError(f"{len(splits['train'])} pictures to train on and {len(splits['test'])} to test on; each needs two at least")
     return {split: splits[split] for split in ("train", "test", "valid") if splits.get(split)}
 
-# %% ../nbs/17_images.ipynb #3dc88d9d
+# %% ../nbs/17_images.ipynb #702ef99d
 def prepare_images(
     path: Path | str,  # a folder or a zip of pictures
     name: str,  # what to call the data set
@@ -652,6 +671,9 @@ def prepare_images(
         files = [n for n in source.sizes if Path(n).suffix.lower() in FORMATS]
         if not files:
             raise VcaeError(f"{source.path} holds no pictures; the formats are {', '.join(FORMATS)}")
+        others = Counter(Path(n).suffix.lower() or "no ending" for n in source.sizes if Path(n).suffix.lower() not in FORMATS)
+        if others:
+            print(f"{others.total()} files are taken for no pictures, by their endings: " + ", ".join(f"{ending} ({n})" for ending, n in others.most_common(5)))
         about = about_of(name, "images", listing(source, {"all": files}), size, crop, held_out=test or "as it comes", skip_bad=skip_bad)
         if is_prepared(out, about):
             return out

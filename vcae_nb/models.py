@@ -7,7 +7,7 @@ __all__ = ['DISTORTIONS', 'VARIANCE', 'MMD', 'MODELS', 'variance_penalty', 'mmd_
            'Row', 'as_number', 'as_schedule', 'Spec', 'Autoencoder', 'loss_terms', 'objective', 'critic_of',
            'critic_loss', 'code_parts', 'bare_source', 'code_digest']
 
-# %% ../nbs/05_models.ipynb #5d4b40ae
+# %% ../nbs/05_models.ipynb #24db7caf
 import ast
 import inspect
 import json
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .channels import Additive, Code, Deterministic, DiagonalGaussian, InverseAutoregressive
 from .core import VcaeError, choose, keyed_generator, keyed_seed, sha256
 from .data import as_batch, epoch_batches
-from .networks import NETWORKS, discriminator, initialise, network_code, networks
+from .networks import INITS, NETWORKS, discriminator, initialise, network_code, networks
 from vcae_nb.objectives import (
     cross_entropy,
     discriminator_loss,
@@ -109,7 +109,7 @@ def as_schedule(
         raise VcaeError(f"the steps of schedule must rise and its factors be positive, got {pairs!r}")
     return schedule
 
-# %% ../nbs/05_models.ipynb #fafd7dbd
+# %% ../nbs/05_models.ipynb #7d0db30c
 @dataclass(frozen=True)
 class Spec:
     """Everything that a trained model depends on.
@@ -144,11 +144,15 @@ class Spec:
         choose(self.distortion, DISTORTIONS, "distortion")
         if self.distortion == "bernoulli" and self.network == "mlp":
             raise VcaeError("the Bernoulli distortion takes images in [0, 1]; vectors take 'sse'")
+        choose(self.init, INITS, "initialisation")
+        if not isinstance(self.dataset, str):
+            raise VcaeError(f"dataset must be the name of a data set, got {self.dataset!r}")
+        optional = ("tc_units", "sigma", "v", "gamma", "tc_lr")  # None where the model settles them
         for name in ("z_dim", "batch", "steps", "seed", "eval_every", "tc_units"):
-            if getattr(self, name) is not None:
+            if name not in optional or getattr(self, name) is not None:
                 object.__setattr__(self, name, as_number(name, getattr(self, name), whole=True))
         for name in ("width", "lam", "lr", "sigma", "v", "gamma", "tc_lr"):
-            if getattr(self, name) is not None:
+            if name not in optional or getattr(self, name) is not None:
                 object.__setattr__(self, name, as_number(name, getattr(self, name), whole=False))
         for name, least in (("z_dim", 1), ("batch", 2), ("steps", 1), ("lam", 0), ("eval_every", 0)):
             if getattr(self, name) < least:

@@ -92,14 +92,14 @@ def read_log(path: Path) -> list[dict]:
         entries.append(entry)
     return entries
 
-# %% ../nbs/07_training.ipynb #46b49bfe
+# %% ../nbs/07_training.ipynb #c11ef73d
 class Run:
     "A finished training run: its spec, its numbers, and (loaded when first used) its model."
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         if not (self.folder / "manifest.json").is_file():
-            raise VcaeError(f"{self.folder} holds no finished run; `vcae status` lists those that there are")
+            raise VcaeError(f"{self.folder} holds no finished run; look into {runs_root()} for those that there are")
         self.manifest = read_json(self.folder / "manifest.json")
         if not {"spec", "shape", "metrics", "weights_sha256", "dataset_sha256"} <= self.manifest.keys():
             raise VcaeError(f"{self.folder / 'manifest.json'} is damaged; delete {self.folder} to train this run again")
@@ -405,7 +405,7 @@ def fit(
         run.model  # checks the weights against their digest
     return run
 
-# %% ../nbs/07_training.ipynb #342cf1eb
+# %% ../nbs/07_training.ipynb #ecb7387b
 def identity_of(spec: Spec) -> dict:
     "What a run of this spec would be made by today: its settings, and the digests of model and trainer."
     return {"spec": spec.settings, "code_sha256": code_digest(spec), "trainer_sha256": TRAINER_DIGEST}
@@ -447,7 +447,8 @@ def set_aside_if_stale(
     "Move a run that was made by other code or from other data to `<folder>.stale-N`, and note today's identity."
     path = folder / "spec.json"
     for left in folder.glob(".*"):  # what a killed process was writing
-        left.unlink()
+        if left.is_file():
+            left.unlink()
     if any(folder.iterdir()) and is_stale(path, identity):
         aside = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.stale-{n}")).exists())
         with disk_errors(aside):
