@@ -231,7 +231,7 @@ def table_2(
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
 
-# %% ../nbs/16_generation.ipynb #fec61440
+# %% ../nbs/16_generation.ipynb #aff9b128
 def sweep_table(
     rows: list[dict],  # of one model, one row for each lambda
     paper: dict[float, dict],  # lambda -> {"train", "test", "variance", and "fid" where the paper has it}
@@ -268,7 +268,7 @@ def rule_claim(
     ours = {r["settings"]["lam"]: r["metrics"]["train_total_variance"] for r in rows}
     theirs = {lam: values["variance"] for lam, values in paper.items()}
     pick, own = lambda_rule(ours, z_dim), lambda_rule(theirs, z_dim)
-    text = f"λ = {pick:g} has {ours[pick]:.2f}, λ = {chosen:g} has {ours[chosen]:.2f}" + ("" if spread is None else f"; ±{spread:.2f} from seed to seed")
+    text = f"λ = {pick:g} has {ours[pick]:.2f}" + (", the nearest" if pick == chosen else f", λ = {chosen:g} has {ours[chosen]:.2f}") + ("" if spread is None else f"; ±{spread:.2f} from seed to seed")
     others = [abs(v - z_dim) for lam, v in ours.items() if lam != pick]
     margin = (abs(ours[chosen] - z_dim) if pick != chosen else min(others)) - abs(ours[pick] - z_dim)
     told_apart = spread is not None and margin > 2 * spread
