@@ -15,7 +15,7 @@ from pandas.io.formats.style import Styler
 
 from .core import VcaeError, choose
 
-# %% ../nbs/24_open_questions.ipynb #b6dc8f1c
+# %% ../nbs/24_open_questions.ipynb #02e20a21
 OUTCOMES = {
     "settled": "the paper's own numbers leave one reading",
     "chosen": "more than one reading fits, and one was taken",
@@ -48,13 +48,13 @@ def findings_table(
     findings: list[Finding],  # those of one section stand together
 ) -> Styler:  # a table with wrapped cells; its caption counts the outcomes
     "All findings, by section."
-    head = {"item": "item", "paper": "the paper", "here": "here", "by": "checked by", "outcome": "outcome"}
+    head = {"item": "item", "outcome": "outcome", "paper": "the paper", "here": "here", "by": "checked by"}
     data = pd.DataFrame([asdict(f) for f in findings], columns=["section", *head]).set_index("section").rename(columns=head)
     data.index = pd.MultiIndex.from_arrays([data.index, range(len(data))], names=["", "n"])
     counts = [f"{n} {name}" for name in OUTCOMES if (n := sum(f.outcome == name for f in findings))]
     wrap = "white-space: normal; text-align: left; vertical-align: top;"
-    widths = [("th.row_heading", "min-width: 4.5rem; max-width: 6rem; font-weight: 600;")]
-    widths += [(f"td.col{i}", f"min-width: {rem}rem;") for i, rem in enumerate((6.5, 8.5, 9.5, 9.5, 3.5))]
+    widths = [("th.row_heading", "max-width: 5rem; font-weight: 600;")]
+    widths += [(f"td.col{i}", f"min-width: {rem}rem;") for i, rem in enumerate((5, 3.5, 6.5, 7.5, 6))]
     return (
         data.style.hide(axis="index", level=1)
         .hide(axis="index", names=True)
