@@ -34,7 +34,7 @@ from .core import VcaeError, choose, disk_errors, runs_root, write_file
 from .models import Spec
 from .training import Run, checkpoints, fit, identity_of, is_stale, leave, pick_device, read_json, read_log, resolve, stop_signals
 
-# %% ../nbs/29_engine.ipynb #6a349cb2
+# %% ../nbs/29_engine.ipynb #ff21939c
 def seconds_left(
     log: list[dict],  # as `read_log` gives it
     steps: int,  # the run's last step
@@ -74,6 +74,8 @@ def run_state(
         return line | {"state": "stopped", "step": max([c["step"] for c in checkpoints(folder)], default=0)}
     except VcaeError as e:
         return line | {"state": "failed", "reason": str(e)}
+    except (KeyError, TypeError, AttributeError) as e:  # JSON of another form
+        return line | {"state": "failed", "reason": f"its files in {folder} are damaged ({type(e).__name__}: {e}); delete that folder to train it again"}
 
 # %% ../nbs/29_engine.ipynb #432bd58a
 def is_done(
