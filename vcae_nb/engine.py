@@ -272,7 +272,7 @@ def jobs_folder(
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-# %% ../nbs/29_engine.ipynb #3edb85e1
+# %% ../nbs/29_engine.ipynb #a9974fb4
 NAME = "vcae"  # of the jobs, in the queue
 PYTHON = f"sh -c 'trap \"\" TERM; exec \"$0\" \"$@\"' {shlex.quote(sys.executable)}"  # until submitit listens, SIGTERM is ignored
 
@@ -340,8 +340,9 @@ def submit(jobs: list[Training], resources: Resources) -> list[tuple[Training, S
 
 def slurm(jobs: list[Training], resources: Resources) -> Iterator[Outcome]:
     "Train as jobs of SLURM, and wait for them. Ctrl-C leaves the jobs where they are."
-    waiting, gone, n = submit(jobs, resources), {}, 0
+    gone, n = {}, 0
     with stop_signals() as caught:
+        waiting = submit(jobs, resources)
         for turn in range(10**12):
             alive = queue() if turn % 5 == 0 else None
             for training, job in list(waiting):
