@@ -20,7 +20,7 @@ from torch import nn
 
 from vcae_nb.data import load_dataset
 from vcae_nb.models import MODELS, Autoencoder, Spec, critic_loss, critic_of
-from vcae_nb.networks import ToMap, ToVector
+from vcae_nb.networks import BatchNorm, ToMap, ToVector
 from vcae_nb.objectives import total_correlation
 from vcae_nb.training import fit
 
@@ -33,6 +33,8 @@ def plain(net):
             layer = nn.Flatten()
         elif isinstance(layer, ToMap):
             layer = nn.Unflatten(1, (channels[0], layer.h, layer.w))
+        elif isinstance(layer, BatchNorm):
+            layer = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
         layers.append(layer)
     return nn.Sequential(*layers).to(memory_format=torch.contiguous_format)
 

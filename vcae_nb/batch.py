@@ -138,7 +138,7 @@ def source_digest(
     given = [c for c in nb.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
     return sha256(json.dumps([code_of(c) for c in given]))
 
-# %% ../nbs/30_batch.ipynb #82d3481c
+# %% ../nbs/30_batch.ipynb #35a8a3a8
 PACKAGE = Path(__file__).parent if "__file__" in globals() else project_root() / "vcae_nb"
 
 
@@ -154,14 +154,15 @@ def syntax_of(
 
 def imported_modules(
     code: str,  # Python
-) -> set[str]:  # `core` for `from vcae_nb.core import …`
+) -> set[str]:  # `core` for `from vcae_nb.core import …`, and for `from .core import …` as the exported modules have it
     "The modules of this library that a piece of code imports."
     found = set()
     for node in ast.walk(syntax_of(code)):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, ["vcae_nb" if node.level else "", node.module]))
+            found |= {module} | {f"{module}.{a.name}" for a in node.names}
     return {name.split(".")[1] for name in found if name.startswith("vcae_nb.")}
 
 

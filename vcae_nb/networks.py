@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TABLE_4', 'INITS', 'NETWORKS', 'same_padding', 'same_conv', 'SameConvTranspose', 'Column', 'ToVector', 'ToMap',
-           'Crop', 'scaled', 'normalised', 'conv_encoder', 'conv_decoder', 'mlp', 'initialise', 'discriminator',
-           'networks', 'network_code']
+           'Crop', 'BatchNorm', 'scaled', 'normalised', 'conv_encoder', 'conv_decoder', 'mlp', 'initialise',
+           'discriminator', 'networks', 'network_code']
 
-# %% ../nbs/04_networks.ipynb #6e2f4ef8
+# %% ../nbs/04_networks.ipynb #0e01dfde
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import VcaeError, choose
@@ -110,7 +111,19 @@ class Crop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, : self.h, : self.w]
 
-# %% ../nbs/04_networks.ipynb #1699a645
+# %% ../nbs/04_networks.ipynb #c5ef4f11
+class BatchNorm(nn.BatchNorm2d):
+    "`nn.BatchNorm2d`, of large maps on a CPU computed as one row of channels per pixel, which is several times as fast in channels-last memory."
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 32 * 32:
+            return super().forward(x)
+        pixels = x.permute(0, 2, 3, 1)
+        mean, var = self.running_mean, self.running_var
+        rows = F.batch_norm(pixels.flatten(0, 2), mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)
+
+# %% ../nbs/04_networks.ipynb #5163f7ac
 def scaled(filters: int, width: float) -> int:
     "A number of filters at `width`, at least one."
     return max(1, round(filters * width))
@@ -118,7 +131,7 @@ def scaled(filters: int, width: float) -> int:
 
 def normalised(filters: int, column: Column) -> list[nn.Module]:
     "What follows a convolution: BN where the column has it, and ReLU."
-    return [nn.BatchNorm2d(filters, eps=1e-5, momentum=0.1), nn.ReLU()] if column.norm else [nn.ReLU()]
+    return [BatchNorm(filters, eps=1e-5, momentum=0.1), nn.ReLU()] if column.norm else [nn.ReLU()]
 
 
 def conv_encoder(
@@ -230,11 +243,11 @@ def networks(
         pair = conv_encoder(shape, heads * z_dim, column, width), conv_decoder(shape, z_dim, column, width)
     return tuple(initialise(net, init).to(memory_format=torch.channels_last) for net in pair)
 
-# %% ../nbs/04_networks.ipynb #4f919625
+# %% ../nbs/04_networks.ipynb #47fb0efa
 def network_code(
     name: str,  # one of `NETWORKS`
 ) -> list:  # functions, classes and constants
     "The definitions that the outputs of a network depend on."
     if name == "mlp":
         return [scaled, mlp, initialise]
-    return [TABLE_4[name], same_padding, same_conv, SameConvTranspose, ToVector, ToMap, Crop, scaled, normalised, conv_encoder, conv_decoder, initialise]
+    return [TABLE_4[name], same_padding, same_conv, SameConvTranspose, ToVector, ToMap, Crop, BatchNorm, scaled, normalised, conv_encoder, conv_decoder, initialise]
