@@ -16,8 +16,8 @@ from PIL import Image
 from vcae_nb import Spec, cli, fit, images
 from vcae_nb.core import VcaeError, project_root
 from vcae_nb.data import as_stored
-from vcae_nb.features import data_of
 from vcae_nb.images import about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared, prepared_names, preparing, write_cache
+from vcae_nb.training import data_of
 
 VCAE = Path(sys.executable).parent / "vcae"
 fork = multiprocessing.get_context("fork")  # a child that has its imports already
@@ -227,7 +227,7 @@ def test_a_traversal_does_not_take_other_images_for_the_runs_own(data, tmp_path)
     assert data_of(run).digest == run.manifest["dataset_sha256"]
     cache_path("album").unlink()
     prepare_images(discs(tmp_path / "own", 200), "album", size=16, progress=quiet)
-    with pytest.raises(VcaeError, match="its images have changed since"):
+    with pytest.raises(VcaeError, match="other images, or they have changed since"):
         data_of(run)
 
 

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['app', 'Experiments', 'Profile', 'Seeds', 'Device', 'Executor', 'Jobs', 'Cpus', 'Time', 'Mem', 'Partition', 'Requeues',
-           'Sbatch', 'RunName', 'data_app', 'bar', 'Images', 'experiments', 'grid', 'exported_module', 'named_values',
-           'report', 'summed_up', 'run', 'train_command', 'page_state', 'duration', 'status', 'site', 'sample_command',
-           'write_sheet', 'traverse', 'summary', 'data_celeba', 'data_images', 'data_shapes3d', 'data_list', 'main']
+           'Sbatch', 'OWN', 'RunName', 'data_app', 'bar', 'Images', 'experiments', 'grid', 'exported_module',
+           'named_values', 'report', 'summed_up', 'run', 'train_command', 'page_state', 'duration', 'own_specs',
+           'status', 'site', 'sample_command', 'write_sheet', 'traverse', 'summary', 'data_celeba', 'data_images',
+           'data_shapes3d', 'data_list', 'main']
 
-# %% ../nbs/32_cli.ipynb #518b5b35
+# %% ../nbs/32_cli.ipynb #cdc90ac7
 import importlib
 import json
 import math
 import os
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
@@ -21,7 +23,8 @@ from typing import Annotated, Optional
 import typer
 from tqdm import tqdm
 
-from .core import VcaeError, choose, data_root, disk_errors, project_root, results_root, write_file
+from .core import VcaeError, choose, data_root, disk_errors, project_root, results_root, runs_root, write_file
+from .data import DATASETS
 from .engine import Outcome, Resources, available_cpus, kubernetes_job, queued_runs, read_specs, run_state, specs_json, train_all
 from .models import Spec
 
@@ -212,7 +215,7 @@ def train_command(
     if failed:
         raise VcaeError(summed_up([outcome.reason for outcome in failed]))
 
-# %% ../nbs/32_cli.ipynb #eedacc0b
+# %% ../nbs/32_cli.ipynb #8a540fc9
 def page_state(
     experiment: str,
     profile: str,
@@ -242,6 +245,26 @@ def duration(
     return f"{seconds:.0f} s"
 
 
+OWN = "own data"  # stands for an experiment in the table of runs
+
+
+def own_specs() -> list[Spec]:
+    "The specs of the runs on a user's own data, which are those that no experiment names and the library does not make."
+    from vcae_nb.results import PROFILES
+    from vcae_nb.training import read_json
+
+    named = {spec.dataset for name in experiments() for profile in PROFILES for spec in grid(name, profile, None)[0]} | set(DATASETS)
+    found = []
+    for path in sorted(runs_root().glob("*/spec.json")):
+        try:
+            spec = Spec.from_dict(read_json(path)["spec"])
+        except (VcaeError, KeyError, TypeError, AttributeError):
+            continue  # not the file of a run, or of another version
+        if spec.dataset not in named and spec.key == path.parent.name:
+            found.append(spec)
+    return found
+
+
 @app.command()
 def status(
     experiment: Experiments = None,
@@ -256,12 +279,12 @@ def status(
     grids = {name: grid(name, profile, seeds) for name in experiment or experiments()}
     pages = {name: page_state(name, profile, n) for name, (_, n) in grids.items()}
     lines, queued = [], queued_runs()
-    for name, (specs, _) in grids.items():
+    for name, (specs, _) in (grids | ({} if experiment else {OWN: (own_specs(), 1)})).items():
         for spec in specs:
             line = run_state(spec)
             if spec.key in queued and line["state"] != "running":
                 line["state"] = "running" if queued[spec.key] == "RUNNING" else "queued"
-            lines.append({"experiment": name} | line | {"page": pages[name], "settings": spec.settings})
+            lines.append({"experiment": name} | line | {"page": pages.get(name), "settings": spec.settings})
     if as_json:
         typer.echo(json.dumps(lines, indent=1))
         return
@@ -273,7 +296,7 @@ def status(
             typer.echo(f"{'':15} {line['reason']}")
     for state in dict.fromkeys(pages.values()):
         typer.echo(f"pages {state}: {', '.join(name for name, s in pages.items() if s == state)}")
-    counts = {state: sum(line["state"] == state for line in lines) for state in dict.fromkeys(line["state"] for line in lines)}
+    counts = Counter(line["state"] for line in lines if line["experiment"] != OWN)
     typer.echo(f"{profile}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
 
 # %% ../nbs/32_cli.ipynb #aca85232
@@ -291,7 +314,7 @@ def site(
     page = render()
     typer.echo(f"Built with {' '.join(renderer())}. Open {os.path.relpath(page)} in a browser.")
 
-# %% ../nbs/32_cli.ipynb #d4a97d2f
+# %% ../nbs/32_cli.ipynb #f2c334d9
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the beginning of its name in `runs/`.", show_default=False)]
 
 
@@ -302,25 +325,35 @@ def sample_command(
     n: Annotated[int, typer.Option(help="How many images.", min=1)] = 64,
     law: Annotated[str, typer.Option(help="'fitted' (through a flow) or 'prior' (N(0, I)).")] = "fitted",
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    data: Annotated[
+        Optional[str],
+        typer.Option(help="What the run was trained on, to fit a flow: the name of a data set, or an .npy file; needed where the run's own is not found by name.", show_default=False),
+    ] = None,
 ):
     "Draw new images from a finished run, on one sheet."
-    from vcae_nb.features import find_run
-    from vcae_nb.flows import data_of, fit_flow, load_flow, sample
+    from vcae_nb.features import named_data
+    from vcae_nb.flows import fit_flow, load_flow, sample
     from vcae_nb.frechet import quantise
+    from vcae_nb.training import data_of, find_run
 
     found = find_run(run)
     if not found.model.is_image:
         raise VcaeError(f"{found.folder.name} was trained on vectors; draw them with vcae_nb.flows.sample")
     flow = None
     if law == "fitted":
-        folders = [p.parent for p in found.folder.glob("flow-*/manifest.json") if ".stale-" not in p.parent.name]
-        if not folders:
+        flows = [p.parent for p in found.folder.glob("flow-*/manifest.json") if ".stale-" not in p.parent.name]
+        if flows:
+            newest = max(flows, key=os.path.getmtime)
+            if len(flows) > 1:
+                typer.echo(f"{found.folder.name} has {len(flows)} flows; this is the newest, {newest.name}", err=True)
+            flow = load_flow(newest)
+        else:
             try:
-                data_of(found)
+                images = data_of(found, None if data is None else named_data(data))
             except VcaeError as e:
-                raise VcaeError(f"{found.folder.name} has no flow, and its data are not at hand: fit one in Python with fit_flow(run, data=images), or take --law prior ({e})") from e
+                raise VcaeError(f"{found.folder.name} has no flow yet, and to fit one its data are needed: give them by --data, or take --law prior ({e})") from e
             typer.echo("fitting a flow to the codes of this run, once; a few minutes", err=True)
-        flow = load_flow(max(folders, key=os.path.getmtime)) if folders else fit_flow(found)
+            flow = fit_flow(found, data=images)
     write_sheet(quantise(sample(found, n, law, flow, seed)), out)
     typer.echo(f"{n} images from {found.folder.name}: {os.path.relpath(out)}")
 
@@ -360,7 +393,8 @@ def traverse(
     ] = None,
 ):
     "Animate what each feature of a finished run does, one panel a feature."
-    from vcae_nb.features import find_run, named_data, route, traversal_gif
+    from vcae_nb.features import named_data, route, traversal_gif
+    from vcae_nb.training import find_run
 
     found = find_run(run)
     way = route(found, None if data is None else named_data(data))

@@ -6,7 +6,7 @@
 __all__ = ['MOG_CENTRES', 'MOG_STD', 'DATASETS', 'Dataset', 'as_batch', 'Composed', 'as_stored', 'dataset_of', 'epoch_batches',
            'mnist5k', 'read_mnist', 'mnist', 'reduced', 'mog_lift', 'mog', 'load_dataset']
 
-# %% ../nbs/01_data.ipynb #c09c24a3
+# %% ../nbs/01_data.ipynb #acfdd571
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import VcaeError, choose, data_root, keyed_generator, sha256
+from .core import VcaeError, as_tensor, choose, data_root, keyed_generator, sha256
 
 # %% ../nbs/01_data.ipynb #458abbf9
 @dataclass(frozen=True, eq=False)
@@ -91,21 +91,12 @@ class Composed:
         "SHA-256 of the source's digest and the indices."
         return sha256(self.source.digest, self.indices)
 
-# %% ../nbs/01_data.ipynb #6c4852b1
+# %% ../nbs/01_data.ipynb #fad91271
 def as_stored(
     x: Tensor,  # images (n, c, h, w), (n, h, w, c) or (n, h, w), uint8 or float in [0, 1]; or vectors (n, d)
 ) -> Tensor:  # uint8 (n, h, w, c), or float32 (n, d)
     "Bring a user's tensor into the stored form. Raises `VcaeError` where it cannot be images or vectors."
-    try:
-        if isinstance(x, np.ndarray):  # flipped, or in another byte order
-            x = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
-        x = torch.as_tensor(x).detach().cpu()
-    except Exception as e:  # whatever other libraries' objects raise
-        raise VcaeError(f"expected a tensor or an array of images or vectors, got {type(x).__name__} ({e})") from e
-    if x.layout != torch.strided:
-        raise VcaeError(f"expected a dense tensor, got one in the layout {x.layout}; pass x.to_dense()")
-    if x.is_complex():
-        raise VcaeError("the data are complex; pass real and imaginary part as two dimensions")
+    x = as_tensor(x, "images or vectors").detach().cpu()
     if x.ndim not in (2, 3, 4) or min(x.shape) == 0:
         raise VcaeError(f"expected images (n, channels, height, width) or vectors (n, d), got a tensor of shape {tuple(x.shape)}")
     if x.is_floating_point() and not x.isfinite().all():
@@ -117,6 +108,8 @@ def as_stored(
         return vectors
     if x.dtype == torch.bool:
         x = x.to(torch.uint8) * 255
+    if x.ndim == 3 and x.shape[2] in (3, 4):
+        raise VcaeError(f"this looks like one photograph of shape {tuple(x.shape)}, not like several grey images; pass x[None], with 1 or 3 channels")
     if x.ndim == 3:
         x = x[:, None]
     if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):

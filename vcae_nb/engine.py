@@ -34,7 +34,7 @@ from .core import VcaeError, choose, disk_errors, runs_root, write_file
 from .models import Spec
 from .training import Run, checkpoints, fit, identity_of, is_stale, leave, pick_device, read_json, read_log, resolve, stop_signals
 
-# %% ../nbs/29_engine.ipynb #ff21939c
+# %% ../nbs/29_engine.ipynb #2ee0dc24
 def seconds_left(
     log: list[dict],  # as `read_log` gives it
     steps: int,  # the run's last step
@@ -64,6 +64,8 @@ def run_state(
             pass
     except Timeout:
         return line | {"state": "running", "seconds_left": seconds_left(log, spec.steps)}
+    except PermissionError:
+        pass  # nothing is trained in a folder that is read-only
     if is_stale(folder / "spec.json", identity_of(spec)):
         return line | {"state": "stale"}
     try:

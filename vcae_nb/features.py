@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STANDARD_ERRORS', 'DEPTH', 'as_codes', 'gaussian_distance', 'density_at', 'gaussian_floor', 'find_modes',
            'count_modes', 'factor_matrix', 'followed', 'feature_table', 'feature_histograms', 'factor_heatmap', 'Route',
-           'data_of', 'route', 'traverse', 'picked', 'labels_for', 'start_of', 'moving_values', 'as_bytes',
-           'traversal_grid', 'draw_frame', 'shortened', 'traversal_gif', 'named_data', 'find_run']
+           'route', 'traverse', 'picked', 'labels_for', 'start_of', 'moving_values', 'as_bytes', 'traversal_grid',
+           'draw_frame', 'shortened', 'traversal_gif', 'named_data']
 
-# %% ../nbs/13_features.ipynb #5563bf35
+# %% ../nbs/13_features.ipynb #d1b6a128
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,16 @@ from scipy.signal import find_peaks, peak_prominences
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from .core import VcaeError, choose, runs_root, write_file
+from .core import VcaeError, as_tensor, write_file
 from .data import DATASETS, Dataset, as_batch, as_stored, load_dataset
-from .training import Run
+from .training import Run, data_of
 
-# %% ../nbs/13_features.ipynb #f50bcf49
+# %% ../nbs/13_features.ipynb #634722ee
 def as_codes(
     codes: Tensor | np.ndarray,  # (n, d)
 ) -> np.ndarray:  # float64 (n, d)
     "Codes in double precision. Raises `VcaeError` unless they are two or more finite rows."
-    try:
-        x = torch.as_tensor(codes).detach().cpu().double().numpy()
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise VcaeError(f"expected codes as a tensor or an array (n, d), got {type(codes).__name__}") from e
+    x = as_tensor(codes, "codes").detach().cpu().double().numpy()
     if x.ndim != 2 or len(x) < 2 or x.shape[1] < 1:
         raise VcaeError(f"expected codes of shape (n, d) with at least two rows, got {x.shape}; one feature is codes[:, [j]]")
     if not np.isfinite(x).all():
@@ -245,7 +242,7 @@ def factor_heatmap(
     ax.set_ylabel("feature", fontsize=8)
     return ax
 
-# %% ../nbs/13_features.ipynb #4bf7a936
+# %% ../nbs/13_features.ipynb #1b6c51ac
 @dataclass(frozen=True)
 class Route:
     "Where a traversal starts and how far each feature goes."
@@ -255,22 +252,6 @@ class Route:
     low: Tensor  # (z_dim,): where each feature begins
     high: Tensor  # (z_dim,): where it ends
     source: str  # what this is based on, for people
-
-
-def data_of(
-    run: Run,
-) -> Dataset:
-    "The data set that a run was trained on. Raises `VcaeError` where it is not at hand, or not the same any more."
-    from vcae_nb.images import prepared_names
-
-    name, digest = run.spec.dataset, run.manifest["dataset_sha256"]
-    stem, _, tail = name.rpartition("-")
-    if tail == digest[:8] and stem in prepared_names():  # `fit` adds the digest to the name of data it is given
-        name = stem
-    data = load_dataset(name)
-    if data.digest != digest:
-        raise VcaeError(f"{name} is not what {run.folder.name} was trained on: its images have changed since")
-    return data
 
 
 def route(
@@ -453,7 +434,7 @@ def traversal_gif(
     write_file(path, content.getvalue())
     return path
 
-# %% ../nbs/13_features.ipynb #46fe7ec5
+# %% ../nbs/13_features.ipynb #460b11f2
 def named_data(
     name: str,  # of a data set, or the path of an .npy file of images
 ) -> Dataset | Tensor:
@@ -465,33 +446,11 @@ def named_data(
     if not name.endswith(".npy"):
         return prepared(name)
     try:
-        return torch.from_numpy(np.load(name))
+        images = torch.from_numpy(np.load(name))
     except FileNotFoundError as e:
         raise VcaeError(f"{name} is not there; give the path of an .npy file, or the name of a data set") from e
     except (OSError, ValueError, TypeError, EOFError) as e:
         raise VcaeError(f"{name} is not an array of images in NumPy's format ({e})") from e
-
-# %% ../nbs/13_features.ipynb #8ec7a68a
-def find_run(
-    name: str | Path,  # a run folder, or the beginning of its name
-    root: Path | None = None,  # where run folders lie; `runs_root()` where it is not given
-) -> Run:
-    "A finished run by its folder or by the beginning of its name. Raises `VcaeError` where there is none, or more than one."
-    if Path(name).is_dir():
-        return Run(Path(name))
-    if Path(name).parent != Path("."):
-        root = Path(name).parent
-    root, name = Path(root or runs_root()), Path(name).name
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
-    finished = [p.name for p in folders if (p / "manifest.json").is_file() and (".stale-" not in p.name or p.name == name)]
-    if not finished:
-        raise VcaeError(f"there is no finished run in {root}; train one with `vcae run`, or name another folder with VCAE_RUNS")
-    matches = [n for n in finished if n == name] or [n for n in finished if n.startswith(name)]
-    if len(matches) > 1:
-        more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
-        raise VcaeError(f"{len(matches)} runs in {root} begin with {name!r}: {', '.join(matches[:8])}{more}; give more of the name")
-    if not matches and any(p.name.startswith(name) and ".stale-" not in p.name for p in folders):
-        raise VcaeError(f"the run {name!r} in {root} is not finished; train it again, and it goes on from where it was")
-    if not matches and len(finished) > 8:
-        raise VcaeError(f"no run in {root} begins with {name!r}; there are {len(finished)}, such as {', '.join(finished[:3])}")
-    return Run(root / (matches[0] if matches else choose(name, finished, "run")))
+    if images.ndim < 2:
+        raise VcaeError(f"{name} holds an array of shape {tuple(images.shape)}; images are (n, height, width) or (n, height, width, channels)")
+    return images

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LOG_SCALE_BOUND', 'KINDS', 'TABLE_5', 'LAYER_CODE', 'FLOW_CODE', 'FIT_CODE', 'FLOW_DIGEST', 'scale_and_shift',
            'affine', 'affine_inverse', 'at_zero', 'MaskedAffine', 'Dense', 'AffineCoupling', 'Affine', 'FlowSpec',
-           'chain', 'Flow', 'log_normal', 'normal_draws', 'channel_inputs', 'FlowTrainer', 'fit_flow', 'data_of',
-           'load_flow', 'train_flow', 'sample_codes', 'only_flow', 'sample']
+           'chain', 'Flow', 'log_normal', 'normal_draws', 'channel_inputs', 'FlowTrainer', 'fit_flow', 'load_flow',
+           'train_flow', 'sample_codes', 'only_flow', 'sample']
 
-# %% ../nbs/09_flows.ipynb #902a5989
+# %% ../nbs/09_flows.ipynb #a61e3458
 import copy
 import json
 import math
@@ -28,7 +28,7 @@ from nflows.transforms.permutations import Permutation
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import VcaeError, choose, disk_errors, keyed_generator, keyed_seed, sha256, write_file
+from .core import VcaeError, as_tensor, choose, disk_errors, keyed_generator, keyed_seed, sha256, write_file
 from .data import Composed, Dataset, as_batch, epoch_batches
 from .models import Autoencoder, Spec, as_number, as_schedule, bare_source
 from vcae_nb.training import (
@@ -36,15 +36,16 @@ from vcae_nb.training import (
     Run,
     RunFailed,
     Trainer,
+    data_of,
     failure_noted,
     in_notebook,
+    is_finished,
     leave,
     load_checkpoint,
     pick_device,
     provenance_of,
     read_json,
     read_tensors,
-    resolve,
     run_lock,
     save_checkpoint,
     set_aside_if_stale,
@@ -207,7 +208,7 @@ TABLE_5 = {
     "celeba": FlowSpec("realnvp", layers=8, hidden=(256, 256, 256), steps=100 * 1627),
 }
 
-# %% ../nbs/09_flows.ipynb #ee0d4200
+# %% ../nbs/09_flows.ipynb #bb0212ca
 def chain(
     spec: FlowSpec,
     z_dim: int,
@@ -245,9 +246,10 @@ class Flow(nn.Module):
         "What the fit ended with: mean negative log-likelihoods, in nats a code."
         return self.manifest.get("metrics", {})
 
-    def _checked(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.z_dim:
-            raise VcaeError(f"this flow takes codes (n, {self.z_dim}), these are {tuple(x.shape)}")
+    def _checked(self, x: Tensor) -> Tensor:  # in the flow's own precision, and where the flow is
+        x = as_tensor(x, "codes").to(self.mean)
+        if x.ndim != 2 or x.shape[1] != self.z_dim or len(x) == 0:
+            raise VcaeError(f"this flow takes codes (n, {self.z_dim}), at least one; these are {tuple(x.shape)}")
         return x
 
     def standardise(
@@ -405,7 +407,7 @@ class FlowTrainer(Trainer):
             "test_nll_prior": mean(log_normal, z["test"]),
         }
 
-# %% ../nbs/09_flows.ipynb #1a47e61d
+# %% ../nbs/09_flows.ipynb #1e444504
 LAYER_CODE = (scale_and_shift, affine, affine_inverse, at_zero, MaskedAffine.__init__, Dense.__init__, Dense.forward)
 LAYER_CODE += (AffineCoupling.__init__, Affine.__init__, Affine.forward, Affine.inverse, chain)
 FLOW_CODE = (Flow.__init__, Flow.standardise, Flow.forward, Flow.inverse, Flow.log_prob, log_normal)
@@ -426,6 +428,8 @@ def fit_flow(
     Raises `VcaeError` for data that are not the run's, damaged files, a full disk, or a likelihood that is no longer finite.
     SIGTERM and Ctrl-C save the state and leave with 143 and 130; the same call goes on from there.
     """
+    if not isinstance(run, Run) or not isinstance(spec, FlowSpec):
+        raise VcaeError(f"fit_flow takes a finished run, as fit returns it, and a FlowSpec; got {type(run).__name__} and {type(spec).__name__}")
     device = pick_device(device)
     folder = run.folder / spec.key
     identity = {
@@ -434,28 +438,15 @@ def fit_flow(
         "dataset_sha256": run.manifest["dataset_sha256"],
         "flow_sha256": FLOW_DIGEST,
     }
-    with run_lock(run.folder):
-        with disk_errors(folder):
-            folder.mkdir(exist_ok=True)
-        folder = set_aside_if_stale(folder, identity)
-        if not (folder / "manifest.json").is_file():
-            with failure_noted(folder):
-                train_flow(FlowTrainer(spec, run, data_of(run, data), device), folder, checkpoint_seconds, identity)
-        return load_flow(folder)
-
-
-def data_of(
-    run: Run,
-    data: Dataset | Tensor | None = None,  # what it was trained on, where its spec does not name it
-) -> Dataset:
-    "The data that a run was trained on. Raises `VcaeError` where they are not to be had, or are others."
-    try:
-        _, data = resolve(run.spec, data)
-    except VcaeError as e:
-        raise VcaeError(f"the flow needs the data that {run.folder.name} was trained on; pass them as data=, or mend this: {e}") from e
-    if data.digest != run.manifest["dataset_sha256"]:
-        raise VcaeError(f"{data} is not what {run.folder.name} was trained on; pass that, or train the model on these data first")
-    return data
+    if not is_finished(folder, identity):
+        with run_lock(run.folder):
+            with disk_errors(folder):
+                folder.mkdir(exist_ok=True)
+            folder = set_aside_if_stale(folder, identity)
+            if not is_finished(folder, identity):
+                with failure_noted(folder), torch.inference_mode(False), torch.enable_grad():
+                    train_flow(FlowTrainer(spec, run, data_of(run, data), device), folder, checkpoint_seconds, identity)
+    return load_flow(folder)
 
 
 def load_flow(

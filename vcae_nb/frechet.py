@@ -11,7 +11,7 @@ __all__ = ['DIGIT_STEPS', 'INCEPTION_SHA256', 'EXTRACTORS', 'CORRUPTIONS', 'mean
            'salt_and_pepper', 'collapse', 'corrupt', 'corruption_curves', 'rises', 'Reference', 'make_reference',
            'frechet_score', 'nearest_neighbours']
 
-# %% ../nbs/15_frechet.ipynb #a4fa3d75
+# %% ../nbs/15_frechet.ipynb #20c1967c
 import importlib.util
 import json
 import math
@@ -29,16 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import VcaeError, choose, disk_errors, keyed_generator, keyed_seed, runs_root, sha256, write_file
+from .core import VcaeError, as_tensor, choose, disk_errors, keyed_generator, keyed_seed, runs_root, sha256, write_file
 from .data import Dataset, as_batch, as_stored, epoch_batches, load_dataset
 from .models import bare_source
 from .training import pick_device, provenance_of, read_json, read_tensors, run_lock
 
-# %% ../nbs/15_frechet.ipynb #de8181c0
+# %% ../nbs/15_frechet.ipynb #d7efab7b
 def mean_and_root(
     features: Tensor,  # (n, d), n at least 2
 ) -> tuple[Tensor, Tensor]:  # float64: the mean (d,), and R (min(n, d), d) such that R^T R is the covariance (divisor n - 1)
     "Mean and root of the covariance of features, without forming the covariance. Raises `VcaeError` for what is no set of features."
+    features = as_tensor(features, "features")
     if features.ndim != 2 or len(features) < 2:
         raise VcaeError(f"a Fréchet distance needs features (n, d) of at least two images, got a tensor of shape {tuple(features.shape)}")
     if not features.isfinite().all():
@@ -57,6 +58,8 @@ def distance_of_roots(
     "The Fréchet distance, squared, of two Gaussians given by mean and root of the covariance."
     if root1.shape[1] != root2.shape[1]:
         raise VcaeError(f"the two sets have {root1.shape[1]} and {root2.shape[1]} features; take both from one extractor")
+    if not mean1.shape == mean2.shape == root1.shape[1:]:
+        raise VcaeError(f"means of shapes {tuple(mean1.shape)} and {tuple(mean2.shape)} do not fit {root1.shape[1]} features")
     overlap = torch.linalg.svdvals(root1 @ root2.T).sum()
     d2 = (mean1 - mean2).square().sum() + root1.square().sum() + root2.square().sum() - 2 * overlap
     return max(d2.item(), 0.0)
@@ -69,14 +72,18 @@ def frechet_distance(
     "The Fréchet distance, squared as is the custom, between Gaussians fitted to two sets of features."
     return distance_of_roots(*mean_and_root(a), *mean_and_root(b))
 
-# %% ../nbs/15_frechet.ipynb #655350a7
+# %% ../nbs/15_frechet.ipynb #a57c75fa
 def root_of(
     cov: Tensor,  # (d, d), a covariance
 ) -> Tensor:  # float64 (r, d): R such that R^T R = cov
     "A root of a covariance. Raises `VcaeError` where the matrix is none."
-    if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not cov.isfinite().all() or not torch.allclose(cov, cov.T, rtol=1e-4, atol=1e-6):
+    cov = as_tensor(cov, "covariances").double()
+    square = cov.ndim == 2 and cov.shape[0] == cov.shape[1]
+    if not square or not cov.isfinite().all() or (cov - cov.T).abs().max() > 1e-4 * cov.abs().max():
         raise VcaeError(f"a covariance must be a finite symmetric matrix, got a tensor of shape {tuple(cov.shape)}")
-    values, vectors = torch.linalg.eigh(cov.double())
+    values, vectors = torch.linalg.eigh(cov)
+    if values[0] < -1e-3 * values.abs().max():  # more than rounding in single precision
+        raise VcaeError(f"a covariance has no negative eigenvalues; this matrix has {values[0]:.3g} beside {values[-1]:.3g}")
     keep = values > len(cov) * torch.finfo(torch.float64).eps * values.abs().max()
     return (vectors[:, keep] * values[keep].sqrt()).T
 
@@ -88,7 +95,8 @@ def frechet_from_moments(
     cov2: Tensor,  # (d, d)
 ) -> float:
     "The Fréchet distance, squared, of two Gaussians given by mean and covariance."
-    return distance_of_roots(mu1.double(), root_of(cov1), mu2.double(), root_of(cov2))
+    mu1, mu2 = (as_tensor(mu, "means").double() for mu in (mu1, mu2))
+    return distance_of_roots(mu1, root_of(cov1), mu2, root_of(cov2))
 
 # %% ../nbs/15_frechet.ipynb #e2e64ed0
 def frechet_floor(

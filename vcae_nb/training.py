@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SOURCES', 'STEP', 'TRAINER_DIGEST', 'pick_device', 'read_json', 'read_tensors', 'read_log', 'Run', 'save_checkpoint',
            'checkpoints', 'load_checkpoint', 'stop_signals', 'in_notebook', 'leave', 'RunFailed', 'frozen', 'Trainer',
-           'provenance_of', 'resolve', 'fit', 'identity_of', 'is_stale', 'run_lock', 'set_aside_if_stale',
-           'failure_noted', 'train', 'evaluate_splits', 'finish', 'Log']
+           'provenance_of', 'resolve', 'fit', 'identity_of', 'is_stale', 'is_finished', 'run_lock',
+           'set_aside_if_stale', 'failure_noted', 'train', 'evaluate_splits', 'finish', 'Log', 'data_of', 'find_run']
 
-# %% ../nbs/07_training.ipynb #875f6b07
+# %% ../nbs/07_training.ipynb #85cca6e8
 import builtins
 import json
 import os
@@ -30,7 +30,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import VcaeError, disk_errors, keyed_generator, keyed_seed, runs_root, sha256, write_file
+from .core import VcaeError, as_tensor, choose, disk_errors, keyed_generator, keyed_seed, runs_root, sha256, write_file
 from .data import Dataset, as_batch, as_stored, dataset_of, epoch_batches, load_dataset
 from .metrics import encode_all, evaluate, floor_nats, mean_errors
 from .models import DISTORTIONS, MODELS, Autoencoder, Spec, bare_source, code_digest, code_parts, critic_loss, critic_of, loss_terms, objective
@@ -50,7 +50,7 @@ def pick_device(
         raise VcaeError(f"device {name!r} is not available here; take 'auto' or 'cpu'") from e
     return device
 
-# %% ../nbs/07_training.ipynb #2eabffc1
+# %% ../nbs/07_training.ipynb #b8cd345c
 def read_json(
     path: Path,
     kind: type = dict,  # what it holds
@@ -74,7 +74,7 @@ def read_tensors(
     if sha256(content) != digest:
         raise VcaeError(
             f"{path} is missing or damaged: its SHA-256 is not the one in {path.parent / 'manifest.json'}; "
-            f"restore it, or delete the folder {path.parent} to train this run again"
+            f"restore it, or delete the folder {path.parent} to have it made again"
         )
     return safetensors.torch.load(content)
 
@@ -92,7 +92,7 @@ def read_log(path: Path) -> list[dict]:
         entries.append(entry)
     return entries
 
-# %% ../nbs/07_training.ipynb #c11ef73d
+# %% ../nbs/07_training.ipynb #a4fb7214
 class Run:
     "A finished training run: its spec, its numbers, and (loaded when first used) its model."
 
@@ -147,9 +147,9 @@ class Run:
         z: Tensor,  # (n, z_dim)
     ) -> Tensor:  # (n, channels, height, width) in [0, 1], or (n, d)
         "What codes decode to. Raises `VcaeError` where they are not (n, z_dim)."
-        z = torch.as_tensor(z, dtype=torch.float32)
-        if z.ndim != 2 or z.shape[1] != self.spec.z_dim:
-            raise VcaeError(f"codes of this model are (n, {self.spec.z_dim}), these are {tuple(z.shape)}")
+        z = as_tensor(z, "codes").float().cpu()
+        if z.ndim != 2 or z.shape[1] != self.spec.z_dim or len(z) == 0:
+            raise VcaeError(f"codes of this model are (n, {self.spec.z_dim}), at least one; these are {tuple(z.shape)}")
         return torch.cat([self.model.decode(part) for part in z.split(500)])
 
     def reconstruct(
@@ -351,7 +351,7 @@ SOURCES = {bare_source(part) for model in MODELS for network in NETWORKS for nam
 STEP = (Trainer.batch, Trainer.step, Trainer.critic_step, frozen, Spec.lr_at, networks, encode_all, mean_errors, floor_nats, evaluate)
 TRAINER_DIGEST = sha256(*map(bare_source, STEP))
 
-# %% ../nbs/07_training.ipynb #4ef786c3
+# %% ../nbs/07_training.ipynb #445fb64c
 def provenance_of(device: torch.device) -> dict:
     "What a number depends on beside its spec: versions, device, threads."
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -368,6 +368,8 @@ def resolve(
     data: Dataset | Tensor | None = None,  # overrides the spec's data set
 ) -> tuple[Spec, Dataset]:
     "The data of a spec, and the spec with the name of the data it was given."
+    if not isinstance(spec, Spec):
+        raise VcaeError(f"the settings of a run are a Spec, such as Spec(model='VCAE', z_dim=16); got {type(spec).__name__}")
     if data is None:
         if spec.dataset == "own":
             raise VcaeError("this spec names no data set; pass your images or vectors as fit(spec, data), or set dataset=")
@@ -377,7 +379,7 @@ def resolve(
     name = re.sub(r"[^\w.-]+", "-", data.name).strip(".-") or "own"  # it becomes part of a folder's name
     return replace(spec, dataset=f"{name}-{data.digest[:8]}"), data
 
-# %% ../nbs/07_training.ipynb #7d7226b2
+# %% ../nbs/07_training.ipynb #e64ecb02
 def fit(
     spec: Spec,  # what to train
     data: Dataset | Tensor | None = None,  # your own data: a `Dataset`, or a tensor that `dataset_of` takes
@@ -391,21 +393,23 @@ def fit(
     (the last good checkpoint is kept). SIGTERM and Ctrl-C save the state and leave with 143 and 130.
     """
     device = pick_device(device)
+    if torch.get_default_dtype() != torch.float32:
+        raise VcaeError("models are trained in single precision; call torch.set_default_dtype(torch.float32) first")
     spec, data = resolve(spec, data)
-    folder = Path(root or runs_root()) / spec.key
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with run_lock(folder):
-        identity = identity_of(spec) | {"dataset_sha256": data.digest}
-        folder = set_aside_if_stale(folder, identity)
-        if not (folder / "manifest.json").is_file():
-            with failure_noted(folder):
-                train(spec, data, device, folder, checkpoint_seconds, identity)
-        run = Run(folder)
-        run.model  # checks the weights against their digest
+    folder, identity = Path(root or runs_root()) / spec.key, identity_of(spec) | {"dataset_sha256": data.digest}
+    if not is_finished(folder, identity):
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with run_lock(folder):
+            folder = set_aside_if_stale(folder, identity)
+            if not is_finished(folder, identity):  # by another process, meanwhile
+                with failure_noted(folder), torch.inference_mode(False), torch.enable_grad():
+                    train(spec, data, device, folder, checkpoint_seconds, identity)
+    run = Run(folder)
+    run.model  # checks the weights against their digest
     return run
 
-# %% ../nbs/07_training.ipynb #ecb7387b
+# %% ../nbs/07_training.ipynb #90b7c14c
 def identity_of(spec: Spec) -> dict:
     "What a run of this spec would be made by today: its settings, and the digests of model and trainer."
     return {"spec": spec.settings, "code_sha256": code_digest(spec), "trainer_sha256": TRAINER_DIGEST}
@@ -421,6 +425,14 @@ def is_stale(
     except VcaeError:
         return True
     return any(noted.get(name) != digest for name, digest in identity.items() if name != "spec")
+
+
+def is_finished(
+    folder: Path,  # of a run, or of a flow
+    identity: dict,  # as for `is_stale`
+) -> bool:
+    "Whether there is a finished run that was made by this code from these data."
+    return (folder / "manifest.json").is_file() and not is_stale(folder / "spec.json", identity)
 
 
 @contextmanager
@@ -569,3 +581,50 @@ class Log:
         "Make sure that the log is on the disk before a checkpoint relies on it."
         with disk_errors(self.path), self.path.open("a") as f:
             os.fsync(f.fileno())
+
+# %% ../nbs/07_training.ipynb #74704084
+def data_of(
+    run: Run,
+    data: Dataset | Tensor | None = None,  # what it was trained on, where that is not to be found by its name
+) -> Dataset:
+    "The data that a run was trained on. Raises `VcaeError` where they are not at hand, or not the same."
+    from vcae_nb.images import prepared_names
+
+    name, digest = run.spec.dataset, run.manifest["dataset_sha256"]
+    stem, _, tail = name.rpartition("-")
+    if tail == digest[:8] and stem in prepared_names():  # `fit` adds the digest to the name of data it is given
+        name = stem
+    if data is None:
+        try:
+            data = load_dataset(name)
+        except VcaeError as e:
+            raise VcaeError(f"{run.folder.name} was trained on data that are not at hand; pass them as data=, or mend this: {e}") from e
+    data = data if isinstance(data, Dataset) else dataset_of(data)
+    if data.digest != digest:
+        raise VcaeError(f"{data} is not what {run.folder.name} was trained on: other images, or they have changed since")
+    return data
+
+# %% ../nbs/07_training.ipynb #8ec7a68a
+def find_run(
+    name: str | Path,  # a run folder, or the beginning of its name
+    root: Path | None = None,  # where run folders lie; `runs_root()` where it is not given
+) -> Run:
+    "A finished run by its folder or by the beginning of its name. Raises `VcaeError` where there is none, or more than one."
+    if Path(name).is_dir():
+        return Run(Path(name))
+    if Path(name).parent != Path("."):
+        root = Path(name).parent
+    root, name = Path(root or runs_root()), Path(name).name
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
+    finished = [p.name for p in folders if (p / "manifest.json").is_file() and (".stale-" not in p.name or p.name == name)]
+    if not finished:
+        raise VcaeError(f"there is no finished run in {root}; train one with `vcae run`, or name another folder with VCAE_RUNS")
+    matches = [n for n in finished if n == name] or [n for n in finished if n.startswith(name)]
+    if len(matches) > 1:
+        more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
+        raise VcaeError(f"{len(matches)} runs in {root} begin with {name!r}: {', '.join(matches[:8])}{more}; give more of the name")
+    if not matches and any(p.name.startswith(name) and ".stale-" not in p.name for p in folders):
+        raise VcaeError(f"the run {name!r} in {root} is not finished; train it again, and it goes on from where it was")
+    if not matches and len(finished) > 8:
+        raise VcaeError(f"no run in {root} begins with {name!r}; there are {len(finished)}, such as {', '.join(finished[:3])}")
+    return Run(root / (matches[0] if matches else choose(name, finished, "run")))
