@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TABLE_2', 'TABLE_8', 'TABLE_9', 'LAMBDAS', 'SEEDS', 'CELEBA', 'SWEEPS', 'specs', 'laws_of', 'claims']
 
-# %% ../nbs/19_celeba.ipynb #fcfbbcf4
+# %% ../nbs/19_celeba.ipynb #daf85024
 from dataclasses import replace
 
 from .flows import TABLE_5
-from .generation import Comparison, judged_by, rule_claim, sweep_of, table_2_claims
+from .generation import Comparison, judged_by, rule_claim, sweep_of, table_2_claims, variance_spread
 from .models import Spec
-from .results import check_scale
+from .results import check_scale, rows_where
 
 # %% ../nbs/19_celeba.ipynb #dd635236
 TABLE_2 = {  # errors, and FID of samples from the prior and through the flow
@@ -75,7 +75,7 @@ def laws_of(spec: Spec, profile: str) -> tuple[str, ...]:
         return ("prior", "fitted")
     return ("prior",) if spec.model == "cWAE" else ()
 
-# %% ../nbs/19_celeba.ipynb #41cb17f7
+# %% ../nbs/19_celeba.ipynb #4f95fb5c
 def claims(
     rows: list[dict],
     profile: str,
@@ -85,5 +85,6 @@ def claims(
     made = table_2_claims(base, "celeba", profile, TABLE_2, judged_by(base))
     for model, table in SWEEPS.items():
         if len(sweep_of(rows, model)) > 1:
-            made.append(rule_claim(sweep_of(rows, model), "celeba", profile, table, LAMBDAS[model]))
+            spread = variance_spread(rows_where(base, model=model))
+            made.append(rule_claim(sweep_of(rows, model), "celeba", profile, table, LAMBDAS[model], spread))
     return made

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'NAMES', 'references', 'sample_metrics', 'scored_row', 'copying', 'lambda_rule', 'Comparison', 'sweep_of',
-           'table_2_claims', 'judged_by', 'table_2', 'sweep_table', 'rule_claim', 'contact_sheet', 'distance_figure',
-           'sample_figure', 'interpolations']
+           'table_2_claims', 'judged_by', 'table_2', 'sweep_table', 'variance_spread', 'rule_claim', 'contact_sheet',
+           'distance_figure', 'sample_figure', 'interpolations']
 
-# %% ../nbs/16_generation.ipynb #1746f9c4
+# %% ../nbs/16_generation.ipynb #c8e2b18b
+import statistics
 from dataclasses import dataclass
 from itertools import product
 
@@ -231,7 +232,7 @@ def table_2(
     out.columns = pd.MultiIndex.from_tuples(out.columns)
     return out
 
-# %% ../nbs/16_generation.ipynb #aff9b128
+# %% ../nbs/16_generation.ipynb #11a0bc3d
 def sweep_table(
     rows: list[dict],  # of one model, one row for each lambda
     paper: dict[float, dict],  # lambda -> {"train", "test", "variance", and "fid" where the paper has it}
@@ -255,13 +256,21 @@ def sweep_table(
     return out.fillna("")
 
 
+def variance_spread(
+    rows: list[dict],  # of one setting, one row for each seed
+) -> float | None:
+    "How the total variance scatters from seed to seed (standard deviation); None where there are fewer than three."
+    values = [r["metrics"]["train_total_variance"] for r in rows]
+    return statistics.stdev(values) if len(values) > 2 else None
+
+
 def rule_claim(
     rows: list[dict],  # of one model, one row for each lambda
     experiment: str,
     profile: str,
     paper: dict[float, dict],  # lambda -> {"variance": ...}
     chosen: float,  # the paper's choice
-    spread: float | None = None,  # standard deviation of the total variance over seeds at one lambda, where it is known
+    spread: float | None = None,  # the scatter over seeds at one lambda, as `variance_spread` gives it
 ) -> dict:
     "Whether the paper's rule for lambda picks the paper's lambda, in its own table and in ours; undecided within two standard deviations."
     model, z_dim = rows[0]["model"], rows[0]["settings"]["z_dim"]
