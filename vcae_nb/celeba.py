@@ -34,8 +34,8 @@ TABLE_9 = {  # cWAE: the same, and the FID of samples from the prior
 }
 LAMBDAS = {"VCAE": 0.5, "cWAE": 750.0, "VAE": 1.0, "VAE+IAF": 1.0}  # B.4.2; 1 for the VAEs is ours
 
-# %% ../nbs/19_celeba.ipynb #fac04769
-SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}  # runs of each setting of Table 2, where nobody says otherwise
+# %% ../nbs/19_celeba.ipynb #146e9ca0
+SEEDS = {"smoke": 1, "cpu": 3, "paper": 3}  # runs of each setting of Table 2, where nobody says otherwise
 CELEBA = Comparison(
     paper=TABLE_2,
     lambdas=LAMBDAS,
