@@ -110,6 +110,11 @@ def browser(tmp_path_factory):
     browser.close()
 
 
+CLAIMS = """from vcae_nb.results import claims_table, make_claim
+
+says = "The rule that the total variance should be nearest to 16 picks the lambda of the paper for this model."
+ours = "λ = 0.05 has 16.02, λ = 0.1 has 16.06; ±0.10 from seed to seed, over as many seeds as there are"
+claims_table({"experiment": "toy", "profile": profile, "claims": [make_claim("toy.rule", says, "λ = 0.1 has 16.05", ours, "not reproduced")]})"""
 CELLS = {
     "index": ["# The book\n\n> A small one.\n\nStart with [Core](00_core.ipynb) and [the toy](11_toy.ipynb)."],
     "11_toy": [
@@ -118,6 +123,7 @@ CELLS = {
         {"code": "import matplotlib.pyplot as plt\nimport pandas as pd"},
         {"code": "plt.plot([1, 2])\nplt.show()"},
         {"code": "pd.DataFrame({f'a wide column {i}': [1.5] for i in range(12)})"},
+        {"code": CLAIMS},
     ],
 }
 
@@ -193,6 +199,16 @@ def test_pages_open_without_errors(site, browser, width, dark):
         assert browser.open(page.as_uri(), width, dark) == [], page
         assert browser.js("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0, page
         assert browser.js("document.documentElement.scrollWidth <= window.innerWidth"), f"{page} is wider than the window"
+
+
+@needs_browser
+def test_claims_can_be_read(site, browser):
+    browser.open((site / "toy.html").as_uri())
+    fits = "(t => t.getBoundingClientRect().width <= t.closest('.cell-output-display').clientWidth)"
+    assert browser.js(f"{fits}(document.querySelector('table.claims'))"), "the claims have to be scrolled"
+    number, claim, paper, ours, verdict, scale = browser.js("[...document.querySelector('table.claims tbody tr').cells].map(c => c.clientWidth)")
+    assert claim > 4 * number and claim > verdict
+    assert browser.js("(c => { const r = document.createRange(); r.selectNodeContents(c); return r.getClientRects().length })(document.querySelector('table.claims tbody tr').cells[4])") == 1
 
 
 @needs_browser

@@ -483,6 +483,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'vcae_nb.reduced_mnist.specs': ('reduced_mnist.html#specs', 'vcae_nb/reduced_mnist.py')},
             'vcae_nb.results': { 'vcae_nb.results.Estimate': ('results.html#estimate', 'vcae_nb/results.py'),
                                  'vcae_nb.results.Estimate.__str__': ('results.html#estimate.__str__', 'vcae_nb/results.py'),
+                                 'vcae_nb.results.Estimate.cell': ('results.html#estimate.cell', 'vcae_nb/results.py'),
                                  'vcae_nb.results.best_results': ('results.html#best_results', 'vcae_nb/results.py'),
                                  'vcae_nb.results.check_group': ('results.html#check_group', 'vcae_nb/results.py'),
                                  'vcae_nb.results.check_scale': ('results.html#check_scale', 'vcae_nb/results.py'),

@@ -7,7 +7,7 @@ __all__ = ['LAWS', 'NAMES', 'references', 'sample_metrics', 'scored_row', 'copyi
            'table_2_claims', 'judged_by', 'table_2', 'sweep_table', 'variance_spread', 'rule_claim', 'contact_sheet',
            'distance_figure', 'sample_figure', 'interpolations']
 
-# %% ../nbs/16_generation.ipynb #c8e2b18b
+# %% ../nbs/16_generation.ipynb #81508381
 import statistics
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +16,8 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from .data import Dataset, as_batch
@@ -204,33 +206,30 @@ def judged_by(
     "The metric that samples are judged by: FID where it was computed, else the project's own extractor, else none."
     return next((key for key in ("fid", "fd_digits", "fd_efficientnet", "fd_digits_mnist5k") if all(f"{key}_prior" in r["metrics"] for r in rows)), None)
 
-# %% ../nbs/16_generation.ipynb #457f0333
+# %% ../nbs/16_generation.ipynb #e0c0bb91
 def table_2(
     rows: list[dict],  # of Table 2's settings
     paper: dict,  # model -> {"train", "test", "prior", "fitted"}
     keys: list[str],  # the distances that there are, for instance ["fd_digits"]
 ) -> pd.DataFrame:  # strings: ours with the bootstrap interval over seeds, and the paper's
     "Ours beside the paper's Table 2. Only a distance named FID is compared with the paper's."
-    lines = {}
+    columns = {}
     for model in paper:
         mine = [r["metrics"] for r in rows if r["model"] == model]
-        cell = lambda metric: str(estimate([m[metric] for m in mine])) if mine and all(metric in m for m in mine) else ""
-        line = {}
+        cell = lambda metric: estimate([m[metric] for m in mine]).cell if mine and all(metric in m for m in mine) else ""
+        column = columns[model] = {}
         for split in ("train", "test"):
-            line[f"{split} error", "at the mean"] = cell(f"{split}_sse_mean")
-            line[f"{split} error", "with noise"] = cell(f"{split}_sse_noisy")
-            line[f"{split} error", "paper"] = f"{paper[model][split]:g}"
-        line["total variance", ""] = cell("train_total_variance")
+            column[f"{split} error", "at the mean"] = cell(f"{split}_sse_mean")
+            column[f"{split} error", "with noise"] = cell(f"{split}_sse_noisy")
+            column[f"{split} error", "paper"] = f"{paper[model][split]:g}"
+        column["total variance", ""] = cell("train_total_variance")
         for key in keys:
             for law, heading in (("prior", "prior"), ("fitted", "flow"), ("reconstruction", "reconstructions")):
-                line[NAMES.get(key, key), heading] = cell(f"{key}_{law}")
+                column[NAMES.get(key, key), heading] = cell(f"{key}_{law}")
         for law, heading in (("prior", "prior"), ("fitted", "flow")):
             value = paper[model][law]
-            line["the paper's FID", heading] = "" if value is None else f"{value:g}"
-        lines[model] = line
-    out = pd.DataFrame.from_dict(lines, orient="index")
-    out.columns = pd.MultiIndex.from_tuples(out.columns)
-    return out
+            column["the paper's FID", heading] = "" if value is None else f"{value:g}"
+    return pd.DataFrame(columns)
 
 # %% ../nbs/16_generation.ipynb #11a0bc3d
 def sweep_table(
@@ -284,7 +283,7 @@ def rule_claim(
     statement = f"The rule that the total variance should be nearest to {z_dim} picks λ = {chosen:g} for {model}."
     return make_claim(f"{experiment}.rule_{model}", statement, f"λ = {chosen:g} has {theirs[chosen]:g}; by its own table the rule picks {own:g}", text, held(pick == chosen, profile) if told_apart or profile == "smoke" else "inconclusive")
 
-# %% ../nbs/16_generation.ipynb #9abfd924
+# %% ../nbs/16_generation.ipynb #cfafc80a
 def contact_sheet(
     images: Tensor,  # float (n, c, h, w) in [0, 1], or uint8 (n, h, w, c)
     columns: int,
@@ -312,18 +311,21 @@ def distance_figure(
     if not real:
         print("No extractor is at hand, so there are no distances.")
         return
-    fig, axes = plt.subplots(1, len(real), figsize=(5.5 * len(real), 3), squeeze=False, layout="constrained")
-    marks = {"prior": ("o", "none"), "fitted": ("s", None), "reconstruction": ("_", None)}
+    fig, axes = plt.subplots(1, len(real), figsize=(6.5 * len(real), 3.6), dpi=100, squeeze=False, layout="constrained")
+    marks = {"prior": ("o", "none", -0.2), "fitted": ("s", None, 0), "reconstruction": ("D", "none", 0.2)}  # marker, face, place
     for ax, reference in zip(axes[0], real):
-        for (i, model), (law, (marker, face)) in product(enumerate(models), marks.items()):
+        for (i, model), (law, (marker, face, place)) in product(enumerate(models), marks.items()):
             values = [r["metrics"][f"{reference.extractor.key}_{law}"] for r in rows if r["model"] == model]
-            ax.plot([i] * len(values), values, marker, color=COLOURS[model], mfc=face or COLOURS[model], ms=9 if marker == "_" else 5)
+            ax.plot([i + place] * len(values), values, marker, color=COLOURS[model], mfc=face or COLOURS[model], ms=5)
         ax.axhline(reference.floor, color="0.5", lw=0.8)
         ax.set_xticks(range(len(models)), models)
         ax.set(ylabel=reference.extractor.name, yscale="log")
-    for (marker, face), name in zip(marks.values(), ("from the prior", "through the flow", "reconstructions")):
-        axes[0, 0].plot([], [], marker, color="0.3", mfc=face or "0.3", label=name)
-    axes[0, 0].legend(fontsize=8)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
+    names = ("from the prior", "through the flow", "reconstructions")
+    handles = [Line2D([], [], ls="", marker=marker, color="0.3", mfc=face or "0.3", label=name) for (marker, face, _), name in zip(marks.values(), names)]
+    fig.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
 
 
 def sample_figure(

@@ -108,7 +108,7 @@ def keep(
     write_file(note, json.dumps({"digest": digest, "sha256": write_file(path, safetensors.torch.save(values))}))
     return values
 
-# %% ../nbs/08_results.ipynb #c67ac39b
+# %% ../nbs/08_results.ipynb #280b2d20
 @dataclass(frozen=True)
 class Estimate:
     "A mean over seeds, and its 95 % bootstrap interval (equal to the mean where there is one seed)."
@@ -122,6 +122,11 @@ class Estimate:
         digits = min(max(2 - int(np.floor(np.log10(max(abs(self.mean), 1e-12)))), 2), 6)  # three that count
         text = f"{self.mean:.{digits}f}"
         return text if self.n == 1 else f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    @property
+    def cell(self) -> str:
+        "The same for a narrow column: a line may end before the interval, not within it."
+        return str(self).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def estimate(
@@ -155,7 +160,7 @@ def estimate_of(
     mine = [r["metrics"] for r in rows if r["model"] == model]
     return estimate([m[choose(metric, m, "metric")] for m in mine])
 
-# %% ../nbs/08_results.ipynb #3fec291b
+# %% ../nbs/08_results.ipynb #84afdc3a
 def frame(
     rows: list[dict],
 ) -> pd.DataFrame:  # settings and metrics as columns
@@ -199,7 +204,7 @@ def table(
         line = {}
         for metric, heading in names.items():
             theirs = paper.get(key, {}).get(metric)
-            line[heading, "ours"] = str(estimates[metric])
+            line[heading, "ours"] = estimates[metric].cell
             if any(metric in p for p in paper.values()):
                 line[heading, "paper"] = "" if theirs is None else f"{theirs:g}"
                 line[heading, "difference"] = "" if theirs is None else f"{estimates[metric].mean - theirs:+.3g}"
