@@ -122,6 +122,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                          'vcae_nb.disentanglement.claims': ('disentanglement.html#claims', 'vcae_nb/disentanglement.py'),
                                          'vcae_nb.disentanglement.correlation_verdict': ( 'disentanglement.html#correlation_verdict',
                                                                                           'vcae_nb/disentanglement.py'),
+                                         'vcae_nb.disentanglement.dead_runs': ( 'disentanglement.html#dead_runs',
+                                                                                'vcae_nb/disentanglement.py'),
                                          'vcae_nb.disentanglement.feature_tables': ( 'disentanglement.html#feature_tables',
                                                                                      'vcae_nb/disentanglement.py'),
                                          'vcae_nb.disentanglement.features_of': ( 'disentanglement.html#features_of',
