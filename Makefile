@@ -18,7 +18,7 @@ test-slurm: .venv/.installed
 	@$(BIN)/python tests/slurm/run.py
 
 readme: .venv/.installed
-	@$(BIN)/python -c "from vcae_nb.site import write_readme; write_readme()"
+	@$(BIN)/python -c "from vcae_nb.book.site import write_readme; write_readme()"
 
 benchmark: .venv/.installed
 	@$(BIN)/python benchmarks/step.py

@@ -1,4 +1,4 @@
-"""The figures behind `nbs/15_frechet.ipynb`, at full size: are the extractors to be trusted, and what do they cost?
+"""The figures behind `nbs/204_frechet.ipynb`, at full size: are the extractors to be trusted, and what do they cost?
 
     python benchmarks/extractors.py                             digits alone on 10,000 images of MNIST, then the search
     python benchmarks/extractors.py --n 300 --extractors digits efficientnet --neighbours 0
@@ -17,9 +17,12 @@ import time
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from vcae_nb.core import VcaeError, keyed_generator
-from vcae_nb.data import load_dataset
-from vcae_nb.frechet import CORRUPTIONS, EXTRACTORS, corruption_curves, extractor, frechet_distance, frechet_floor, nearest_neighbours, quantise, rises
+from vcae_nb.core import keyed_generator, VcaeError
+from vcae_nb.data.datasets import load_dataset
+from vcae_nb.measure.frechet import (
+    corruption_curves, CORRUPTIONS, extractor, EXTRACTORS, frechet_distance, frechet_floor,
+    nearest_neighbours, quantise, rises,
+)
 
 
 def judge(e, data, n):

@@ -15,10 +15,13 @@ import h5py
 import torch
 
 from vcae_nb.core import keyed_generator, sha256
-from vcae_nb.data import as_batch, load_dataset
-from vcae_nb.models import Spec
-from vcae_nb.shapes3d_data import N_IMAGES, RealShapes3D, RenderedShapes3D, convert_shapes3d, labels_of
-from vcae_nb.training import Trainer
+from vcae_nb.data.datasets import load_dataset
+from vcae_nb.data.resident import as_batch
+from vcae_nb.method.models import Spec
+from vcae_nb.data.shapes3d import (
+    convert_shapes3d, labels_of, N_IMAGES, RealShapes3D, RenderedShapes3D,
+)
+from vcae_nb.method.training import Trainer
 
 N = 15_000
 

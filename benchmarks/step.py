@@ -18,11 +18,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vcae_nb.data import load_dataset
-from vcae_nb.models import MODELS, Autoencoder, Spec, critic_loss, critic_of
-from vcae_nb.networks import BatchNorm, ToMap, ToVector
-from vcae_nb.objectives import total_correlation
-from vcae_nb.training import fit
+from vcae_nb.data.datasets import load_dataset
+from vcae_nb.method.models import Autoencoder, critic_loss, critic_of, MODELS, Spec
+from vcae_nb.method.networks import BatchNorm, ToMap, ToVector
+from vcae_nb.method.objectives import total_correlation
+from vcae_nb.method.training import fit
 
 
 def plain(net):

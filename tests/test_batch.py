@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nbformat
 import pytest
 
-from vcae_nb.batch import execute, execute_book, executed_path, is_current, notebooks
+from vcae_nb.book.pages import execute, execute_book, executed_path, is_current, notebooks
 from vcae_nb.core import VcaeError
 
 PARAMETERS = 'profile: str = "smoke"\nseeds: int = 1\nname: str = ""'
@@ -39,7 +39,7 @@ import signal
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell would ignore it
-from vcae_nb.batch import execute
+from vcae_nb.book.pages import execute
 root = Path(sys.argv[1])
 execute(root / "nbs/10_trial.ipynb", root / "out" / sys.argv[2], {"name": sys.argv[2][0]}, root=root)
 """

@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from vcae_nb import batch, cli
-from vcae_nb.core import VcaeError, project_root
-from vcae_nb.models import Spec
+from vcae_nb.core import project_root, VcaeError
+from vcae_nb.method.models import Spec
 
 VCAE = Path(sys.executable).parent / "vcae"
 
@@ -75,7 +75,7 @@ def test_folder_that_cannot_be_written():
 
 def test_damaged_weights(tmp_path):
     env = {"VCAE_RUNS": str(tmp_path / "runs"), "VCAE_RESULTS": str(tmp_path / "results")}
-    script = "from vcae_nb.toy_mog import specs; from vcae_nb.training import fit; print(fit(specs('smoke', 1)[0]).folder)"
+    script = "from vcae_nb.experiments.toy_mog import specs; from vcae_nb.method.training import fit; print(fit(specs('smoke', 1)[0]).folder)"
     made = subprocess.run([sys.executable, "-c", script], cwd=project_root(), env=os.environ | env, capture_output=True, text=True, check=True)
     weights = Path(made.stdout.strip()) / "weights.safetensors"
     content = bytearray(weights.read_bytes())

@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from vcae_nb import Spec, cli, fit, images
-from vcae_nb.core import VcaeError, project_root
-from vcae_nb.data import as_stored
-from vcae_nb.images import about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared, prepared_names, preparing, write_cache
-from vcae_nb.training import data_of
+from vcae_nb.core import project_root, VcaeError
+from vcae_nb.data.resident import as_stored
+from vcae_nb.data.images import (
+    about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared,
+    prepared_names, preparing, write_cache,
+)
+from vcae_nb.method.training import data_of
 
 VCAE = Path(sys.executable).parent / "vcae"
 fork = multiprocessing.get_context("fork")  # a child that has its imports already

@@ -13,10 +13,12 @@ import cloudpickle
 import pytest
 
 from vcae_nb import engine
-from vcae_nb.core import VcaeError, project_root
-from vcae_nb.engine import Resources, Training, queued_runs, requeue_if_preempted, run_state, specs_json, submit
-from vcae_nb.models import Spec
-from vcae_nb.training import read_log
+from vcae_nb.core import project_root, VcaeError
+from vcae_nb.book.engine import (
+    queued_runs, requeue_if_preempted, Resources, run_state, specs_json, submit, Training,
+)
+from vcae_nb.method.models import Spec
+from vcae_nb.kept import read_log
 
 VCAE = Path(sys.executable).parent / "vcae"
 TOY = Spec(dataset="mog", network="mlp", z_dim=2, batch=200, steps=60)
@@ -180,9 +182,9 @@ def test_only_a_preempted_job_requeues_itself(fake_slurm, monkeypatch, state, re
 STATES = """
 import sys
 from vcae_nb import models
-from vcae_nb.engine import run_state
-from vcae_nb.models import Spec
-from vcae_nb.training import fit
+from vcae_nb.book.engine import run_state
+from vcae_nb.method.models import Spec
+from vcae_nb.method.training import fit
 assert models.__file__.startswith(sys.argv[1])
 specs = [Spec(model=model, dataset="mog", network="mlp", z_dim=2, batch=200, steps=20) for model in ("VCAE", "cWAE")]
 if sys.argv[2] == "fit":

@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 
 def contents(folder):
     "The digest of each notebook and module under a folder."
-    found = [*folder.glob("nbs/*.ipynb"), *folder.glob("vcae_nb/*.py")]
+    found = [*folder.glob("nbs/*.ipynb"), *folder.glob("vcae_nb/**/*.py")]
     return {p.relative_to(folder): sha256(p.read_bytes()) for p in found}
 
 
@@ -82,7 +82,7 @@ def test_evidence_is_light():
 
 
 def test_public_functions_have_docstrings():
-    for path in (ROOT / "vcae_nb").glob("*.py"):
+    for path in (ROOT / "vcae_nb").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"

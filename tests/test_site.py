@@ -17,9 +17,9 @@ import nbformat
 import pytest
 import websocket
 
-from vcae_nb.batch import execute_book
+from vcae_nb.book.pages import execute_book
 from vcae_nb.core import project_root
-from vcae_nb.site import readme_is_current, render
+from vcae_nb.book.site import readme_is_current, render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
@@ -110,13 +110,13 @@ def browser(tmp_path_factory):
     browser.close()
 
 
-CLAIMS = """from vcae_nb.results import claims_table, make_claim
+CLAIMS = """from vcae_nb.measure.results import claims_table, make_claim
 
 says = "The rule that the total variance should be nearest to 16 picks the lambda of the paper for this model."
 ours = "λ = 0.05 has 16.02, λ = 0.1 has 16.06; ±0.10 from seed to seed, over as many seeds as there are"
 claims_table({"experiment": "toy", "profile": profile, "claims": [make_claim("toy.rule", says, "λ = 0.1 has 16.05", ours, "not reproduced")]})"""
 CELLS = {
-    "index": ["# The book\n\n> A small one.\n\nStart with [Core](00_core.ipynb) and [the toy](11_toy.ipynb)."],
+    "index": ["# The book\n\n> A small one.\n\nStart with [Core](301_core.ipynb) and [the toy](11_toy.ipynb)."],
     "11_toy": [
         "# A toy\n\n> Two dots.\n\nThe **total variance** $\\sum_i \\operatorname{Var}(z_i)$ of `VcaeError`.\n\n$$ a^2 + b^2 = c^2 $$",
         {"parameters": 'profile: str = "smoke"\nseeds: int = 1'},
@@ -133,7 +133,7 @@ def site(tmp_path_factory):
     "A small book in a project of its own: an index, the real chapter `core`, and an experiment at two scales."
     root, here = tmp_path_factory.mktemp("book"), project_root()
     shutil.copytree(here / "nbs" / "assets", root / "nbs" / "assets")
-    for name in ("_quarto.yml", "settings.ini", "nbs/00_core.ipynb"):
+    for name in ("_quarto.yml", "settings.ini", "nbs/301_core.ipynb"):
         shutil.copy(here / name, root / name)
     for name, cells in CELLS.items():
         nb = nbformat.v4.new_notebook()

@@ -11,8 +11,8 @@ import sys
 import kubernetes_validate
 import yaml
 
-from vcae_nb.cli import experiments, grid
-from vcae_nb.engine import Resources, kubernetes_job
+from vcae_nb.book.cli import experiments, grid
+from vcae_nb.book.engine import kubernetes_job, Resources
 
 
 def main():

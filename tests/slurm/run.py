@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from vcae_nb.cli import experiments, grid
+from vcae_nb.book.cli import experiments, grid
 from vcae_nb.core import project_root
-from vcae_nb.engine import specs_json
-from vcae_nb.training import read_log
+from vcae_nb.book.engine import specs_json
+from vcae_nb.kept import read_log
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CONF = """
