@@ -256,8 +256,9 @@ class Experiment:
         "The runs at a scale, seed by seed."
         n = self.seeds[choose(profile, PROFILES, "profile")] if seeds is None else seeds
         check_scale(profile, n)
-        named = lambda s, seed: s | {"dataset": s["dataset"].format(seed=seed), "seed": seed}
-        return [Spec(**named(s, seed)) for seed in range(n) for s in self.grid(profile)]
+        draws = [f"-{seed}" if seed else "" for seed in range(n)]
+        drawn = lambda s, seed: s | {"dataset": s["dataset"].format(draw=draws[seed]), "seed": seed}
+        return [Spec(**drawn(s, seed)) for seed in range(n) for s in self.grid(profile)]
 
     def identity(
         self,

@@ -120,9 +120,12 @@ def estimate(
 # %% ../../nbs/306_results.ipynb #b616a70d
 def _check_group(group: pd.DataFrame, what: object) -> None:
     "Raise `VcaeError` where lines come from several data sets or count a seed twice."
-    names = group["dataset"].str.partition("/")[0] if "dataset" in group else group["seed"] * 0
-    digests = group.groupby("dataset")["dataset_sha256"].nunique() if "dataset" in group else 1
-    if group["seed"].duplicated().any() or names.nunique() > 1 or np.any(digests > 1):
+    mixed = group["seed"].duplicated().any()
+    if "dataset_sha256" in group:
+        names = group["dataset"].str.replace(r"-\d$", "", regex=True)  # draws of one data set
+        digests = group.groupby("dataset")["dataset_sha256"].nunique()
+        mixed |= names.nunique() > 1 or (digests > 1).any()
+    if mixed:
         raise VcaeError(
             f"the rows of {what} come from several data sets or count a seed twice; "
             "group by what tells them apart"
@@ -215,10 +218,11 @@ def judge(
     differences: Iterable[float],  # positive where the claim holds, one a seed
     margin: float | None = None,  # below which a difference is of no account
     alike: bool = False,  # whether the claim is that there is no difference
-) -> dict:  # difference, low, high, n, p, margin, verdict: fields of `Claim`
+) -> dict:  # difference, low, high, n, p, margin, alike, verdict: fields of `Claim`
     "Judge a claim by Student's 95 % interval of its mean difference. `p` is that of the verdict."
     d = np.asarray(list(differences), dtype=float)
-    numbers = dict(difference=None, low=None, high=None, n=len(d), p=None, margin=margin)
+    numbers = dict(difference=None, low=None, high=None, n=len(d), p=None)
+    numbers |= dict(margin=margin, alike=alike)
     if len(d) == 0:
         return numbers | {"verdict": "undecided"}
     mean, (low, high) = float(d.mean()), student_interval(d)
@@ -280,6 +284,7 @@ class Claim:
     unit: str = "%"  # of the difference
     p: float | None = None  # of the verdict
     margin: float | None = None  # below which a difference is of no account
+    alike: bool = False  # whether the claim is that there is none
     theirs: float | None = None  # the same difference by the paper's numbers
     values: tuple[float, ...] = ()  # our means that are compared
     paper_values: tuple[float, ...] = ()  # the paper's
@@ -434,7 +439,8 @@ def _forest_panel(ax: plt.Axes, claims: list[Claim]) -> None:
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(claims)), [c.name for c in claims], fontsize=8)
     ax.set_ylim(len(claims) - 0.5, -0.5)
-    ax.set_xlabel(f"difference in {claims[0].unit}; the claim holds to the right of 0", fontsize=8)
+    holds = "within the band" if all(c.alike for c in claims) else "to the right of 0"
+    ax.set_xlabel(f"difference in {claims[0].unit}; the claim holds {holds}", fontsize=8)
 
 
 def forest(
