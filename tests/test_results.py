@@ -12,7 +12,7 @@ from vcae_nb.experiments.catalogue import EXPERIMENTS
 from vcae_nb.measure.experiment import best_results, Experiment, read_results
 from vcae_nb.measure.results import Claim, compare, holm, judge
 
-TRIALS = 2000
+TRIALS = 600
 
 
 def rate(verdict, mean, margin=None, alike=False, n=5):
@@ -22,15 +22,15 @@ def rate(verdict, mean, margin=None, alike=False, n=5):
 
 
 def test_without_an_effect_a_false_verdict_is_rare():
-    assert 0.015 < rate("reproduced", 0.0) < 0.035
-    assert 0.015 < rate("contradicted", 0.0) < 0.035
-    assert rate("undecided", 0.0) > 0.93
+    assert 0.01 < rate("reproduced", 0.0) < 0.045
+    assert 0.01 < rate("contradicted", 0.0) < 0.045
+    assert rate("undecided", 0.0) > 0.92
 
 
 def test_a_difference_as_large_as_the_margin_is_rarely_called_equal():
-    assert rate("equal", 2.0, margin=2.0) < 0.035
-    assert rate("reproduced", 2.0, margin=2.0, alike=True) < 0.035
-    assert rate("contradicted", 2.0, margin=2.0, alike=True) < 0.035
+    assert rate("equal", 2.0, margin=2.0) < 0.045
+    assert rate("reproduced", 2.0, margin=2.0, alike=True) < 0.045
+    assert rate("contradicted", 2.0, margin=2.0, alike=True) < 0.045
 
 
 def test_where_there_is_something_to_find_it_is_found():
@@ -47,7 +47,7 @@ def test_fewer_than_three_runs_decide_nothing(n):
 
 
 def test_p_is_below_five_percent_exactly_where_there_is_a_verdict():
-    for d in np.random.default_rng(1).normal(1.0, 1.0, (500, 4)):
+    for d in np.random.default_rng(1).normal(1.0, 1.0, (100, 4)):
         for margin, alike in ((None, False), (1.5, False), (1.5, True)):
             judged = judge(d, margin, alike)
             assert (judged["p"] < 0.05) == (judged["verdict"] != "undecided"), judged
@@ -62,7 +62,7 @@ def family(ps, primary=True):
 def test_holm_lets_one_false_verdict_pass_in_twenty_families():
     ps = np.random.default_rng(2).uniform(size=(TRIALS, 6))
     wrong = [any(c.verdict == "reproduced" for c in holm(family(p))) for p in ps]
-    assert 0.035 < np.mean(wrong) < 0.065
+    assert 0.025 < np.mean(wrong) < 0.08
 
 
 def test_holm_stops_at_the_first_that_fails_and_leaves_the_exploratory_alone():
