@@ -36,7 +36,7 @@ from vcae_nb.book.pages import (
 )
 from ..core import choose, project_root, results_path, VcaeError
 from ..kept import disk_errors, write_file
-from ..measure.experiment import best_results, claims_markdown
+from ..measure.experiment import best_results, claims_markdown, read_results
 from ..measure.results import markdown_table
 
 # %% ../../nbs/310_site.ipynb #17fd6d57
@@ -428,7 +428,9 @@ def scale_text(
     if not page.profile:
         return "not run" if page.chapter.experiment else ""
     results = results_of(page, root)
-    return scale_of(results) if results.get("rows") else page.profile
+    if not results.get("rows"):
+        return page.profile
+    return read_results(page.chapter.name, page.profile, root).scale
 
 
 def item_path(name: str) -> str:
