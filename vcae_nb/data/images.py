@@ -290,8 +290,9 @@ def about_prepared(
 ) -> dict:  # name, kind, crop, size, digest, shape, classes, skipped, …, and the length of each split
     "What a prepared set says of itself; its pixels are not read. Raises `VcaeError` where damaged."
     manifest = read_manifest(path)
-    about = manifest.get("identity")
-    if not isinstance(about, dict) or about.get("made_by") != "vcae data":
+    about, facts = manifest.get("identity"), dict(digest=str, shape=list, classes=list, skipped=list)
+    whole = all(isinstance(manifest.get(name), kind) for name, kind in facts.items())
+    if not whole or not isinstance(about, dict) or about.get("made_by") != "vcae data":
         raise VcaeError(
             f"{path} is not a data set that `vcae data` prepared; move it elsewhere"
         )
@@ -315,7 +316,7 @@ def read_split(
     "One split. Raises `VcaeError` where there is no such split, or where it is damaged."
     about = about_prepared(path)
     choose(split, [s for s in SPLITS if s in about], f"split of {about['name']}")
-    if file_digest(path / f"{split}.npy") != about["files"][f"{split}.npy"]:
+    if file_digest(path / f"{split}.npy") != read_manifest(path)["files"].get(f"{split}.npy"):
         raise VcaeError(_damaged(path))
     return torch.from_numpy(read_array(path / f"{split}.npy", f"delete {path} and prepare it again"))
 

@@ -21,8 +21,8 @@ from vcae_nb.core import (
     as_tensor, choose, keyed_generator, own_numerics, pick_device, results_root, runs_root,
     VcaeError,
 )
-from ..data.datasets import load_dataset
-from ..data.resident import as_batch, as_stored, Dataset, dataset_of
+from ..data.datasets import dataset_of, load_dataset
+from ..data.resident import as_batch, as_stored, Dataset
 from vcae_nb.kept import (
     finish, is_made, load_checkpoint, Log, made_once, note_read, read_log, read_manifest,
     read_tensors, run_steps, save_checkpoint, write_file,
