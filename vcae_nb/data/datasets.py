@@ -61,7 +61,7 @@ def _read_idx(
             return x
     raise VcaeError(f"the MNIST file {path} is damaged; delete it and fetch it again")
 
-
+# %% ../../nbs/305_datasets.ipynb #86abe0b0
 def read_mnist(
     root: Path,  # the folder above MNIST/raw
     download: bool = False,  # let torchvision fetch what is missing
@@ -72,15 +72,12 @@ def read_mnist(
         try:
             MNIST(str(root), download=True)
         except Exception as e:  # no network, a damaged archive, a full disk
-            raise VcaeError(
-                f"MNIST could not be downloaded into {root} ({type(e).__name__}); fetch its four idx "
-                f"files by hand, put them in {raw}, or set VCAE_DATA to a folder that has them"
-            ) from e
+            raise VcaeError(f"MNIST could not be downloaded into {root} "
+                            f"({type(e).__name__}); fetch its four idx files by hand, put "
+                            f"them in {raw}, or set VCAE_DATA to a folder that has them") from e
     if not all((raw / name).exists() for name in MNIST_SHA256):
-        raise VcaeError(
-            f"MNIST is not in {raw}; put its four idx files there, or set VCAE_DATA to the folder "
-            "that holds MNIST/raw"
-        )
+        raise VcaeError(f"MNIST is not in {raw}; put its four idx files there, or set VCAE_DATA "
+                        "to the folder that holds MNIST/raw")
     shapes = [(60_000, 28, 28), (10_000, 28, 28), (60_000,), (10_000,)]
     x, x_test, y, y_test = (_read_idx(raw / name, s) for name, s in zip(MNIST_SHA256, shapes))
     return Dataset("mnist", x[..., None], x_test[..., None], y, y_test)
@@ -95,7 +92,7 @@ def mnist() -> Dataset:
     raw = root / "MNIST" / "raw"
     return read_mnist(root, download=not (raw / "train-images-idx3-ubyte").exists())
 
-# %% ../../nbs/305_datasets.ipynb #6159d252
+# %% ../../nbs/305_datasets.ipynb #2ae74bd2
 def reduced(
     source: Dataset,  # where the images come from
     n: int = 600,  # how many of its training images to keep
@@ -103,14 +100,13 @@ def reduced(
 ) -> Dataset:
     "ReducedMNIST (section 6.2): `n` seeded training images of `source`, and its test split."
     if n > len(source.train):
-        raise VcaeError(
-            f"{source.name} has {len(source.train)} training images, fewer than the {n} asked for"
-        )
+        raise VcaeError(f"{source.name} has {len(source.train)} training images, fewer than the "
+                        f"{n} asked for")
     order = torch.randperm(len(source.train), generator=keyed_generator(seed, "reduced", n))
     name, i = f"reduced-{source.name}" + f"-{seed}" * bool(seed), order[:n]
     return Dataset(name, source.train[i], source.test, source.train_labels[i], source.test_labels)
 
-# %% ../../nbs/305_datasets.ipynb #84c22928
+# %% ../../nbs/305_datasets.ipynb #9192b32b
 MOG_CENTRES = ((2.0, 2.0), (-2.0, 2.0), (-2.0, -2.0), (2.0, -2.0))
 MOG_STD = 0.5
 
@@ -139,7 +135,7 @@ def mog(
     x_train, y_train, x_test, y_test = splits
     return Dataset("mog", x_train, x_test, y_train, y_test)
 
-# %% ../../nbs/305_datasets.ipynb #e417c37f
+# %% ../../nbs/305_datasets.ipynb #00cbe2f2
 def _draws(source) -> dict:
     "ReducedMNIST in ten draws, by name."
     names = [f"reduced-{source.__name__}" + f"-{seed}" * bool(seed) for seed in range(10)]
@@ -172,13 +168,11 @@ def load_dataset(
         try:
             choose(name, [*DATASETS, *prepared_names()], "data set")
         except VcaeError as e:
-            raise VcaeError(
-                f"{e} (Images of your own are looked for in {data_root()}; "
-                "`vcae data images` prepares them.)"
-            ) from e
+            raise VcaeError(f"{e} (Images of your own are looked for in {data_root()}; "
+                            "`vcae data images` prepares them.)") from e
     return prepared(name)
 
-# %% ../../nbs/305_datasets.ipynb #364b2259
+# %% ../../nbs/305_datasets.ipynb #42d6af12
 def dataset_of(
     train,  # images or vectors, in any form of the paragraph above
     test=None,  # held-out items of the same kind; a seeded tenth of `train` where there are none
@@ -197,9 +191,8 @@ def dataset_of(
         test, test_labels = _items(test, test_labels, size)
         return Dataset(name, train, test, train_labels, test_labels, copy=False)
     if len(train) < 4:
-        raise VcaeError(
-            f"{len(train)} items are too few; train and test need at least two each, so 4 at least"
-        )
+        raise VcaeError(f"{len(train)} items are too few; train and test need at least two each, "
+                        "so 4 at least")
     order = torch.randperm(len(train), generator=keyed_generator(0, "hold out"))
     n = max(2, len(train) // 10)
     part = lambda i: Composed(train.source, i) if isinstance(train, Composed) else train[i]
@@ -215,15 +208,14 @@ def dataset_of(
 def _of_folder(path: Path, name: str, size: int) -> Dataset:
     "The pictures of a folder or a zip, prepared once under a name."
     if not path.exists():
-        raise VcaeError(
-            f"expected images or vectors, got str: there is no folder or zip {str(path)!r} here "
-            f"(data that have a name are asked for by it: Spec(dataset={str(path)!r}))"
-        )
+        raise VcaeError("expected images or vectors, got str: there is no folder or zip "
+                        f"{str(path)!r} here (data that have a name are asked for by it: "
+                        f"Spec(dataset={str(path)!r}))")
     if name == "own":
         name = re.sub(r"[^a-z0-9_-]+", "-", path.resolve().stem.lower()).strip("-_")[:40]
     return prepared(prepare_images(path, name, size=size).name)
 
-# %% ../../nbs/305_datasets.ipynb #18de09d0
+# %% ../../nbs/305_datasets.ipynb #2eb13ca5
 def _items(x, labels, size: int | None) -> tuple[Tensor | Composed, object]:
     "A user's items in the stored form, or composed; and their labels. Raises `VcaeError`."
     if isinstance(x, Composed):
@@ -248,7 +240,7 @@ def _items(x, labels, size: int | None) -> tuple[Tensor | Composed, object]:
         x = _stacked(x, size)
     return as_stored(x), labels
 
-
+# %% ../../nbs/305_datasets.ipynb #edbeacc2
 def _of_torch(x: torch.utils.data.Dataset, size: int | None) -> tuple[Tensor, list | None]:
     "All items of a torch data set, and their labels where they come in pairs."
     if not hasattr(x, "__len__"):
@@ -276,8 +268,7 @@ def _stacked(pictures: list, size: int | None) -> Tensor:
     parts = [as_tensor(p, "pictures, in a list") for p in pictures]
     sizes = sorted({tuple(p.shape) for p in parts})
     if len(sizes) > 1:
-        raise VcaeError(
-            f"the pictures have {len(sizes)} sizes, {sizes[0]} and {sizes[1]} among them; "
-            "size=64 crops and reduces Pillow's pictures, others are to be brought to one size first"
-        )
+        raise VcaeError(f"the pictures have {len(sizes)} sizes, {sizes[0]} and {sizes[1]} among "
+                        "them; size=64 crops and reduces Pillow's pictures, others are to be "
+                        "brought to one size first")
     return torch.stack(parts)

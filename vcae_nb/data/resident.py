@@ -34,12 +34,13 @@ class Composed:
 
     def __init__(
         self,
-        source,  # has `images(indices) -> uint8 (n, h, w, c)`, a length, `digest`; perhaps `to(device)`
+        source,  # has `images(indices)`, a length, `digest`; perhaps `to(device)`
         indices: Tensor | None = None,  # int64 (n,): its images that belong to the split; all
     ):
         lacks = [name for name in ("images", "__len__", "digest") if not hasattr(source, name)]
         if lacks:
-            raise VcaeError(f"{type(source).__name__} is no source of images: no {', '.join(lacks)}")
+            what = f"{type(source).__name__} is no source of images"
+            raise VcaeError(f"{what}: no {', '.join(lacks)}")
         self.source = source
         self.indices = torch.arange(len(source)) if indices is None else indices
 
@@ -80,8 +81,8 @@ class Composed:
 class Dataset:
     """A train and a test split in memory.
 
-    `train` and `test` hold images as uint8 (n, height, width, channels), or vectors as float32 (n, d);
-    or they are `Composed`, images that are made when they are asked for. `train_labels` and
+    `train` and `test` hold images as uint8 (n, height, width, channels), or vectors as
+    float32 (n, d); or they are `Composed`, images that are made when they are asked for. `train_labels` and
     `test_labels` are int64 (n,) where the data have classes, and `classes` are their names.
     Raises `VcaeError` for anything else; `dataset_of` takes more forms.
     """
@@ -128,15 +129,12 @@ def _checked(part: Tensor | Composed, copy: bool) -> Tensor | Composed:
     is_images = part.ndim == 4 and part.dtype == torch.uint8 and part.shape[3] in (1, 3)
     is_vectors = part.ndim == 2 and part.dtype == torch.float32
     if not (is_images or is_vectors) or min(part.shape) == 0:
-        raise VcaeError(
-            "a Dataset holds images as uint8 (n, height, width, 1 or 3) or vectors as float32 (n, d), "
-            f"got {part.dtype} {tuple(part.shape)}; dataset_of takes other forms"
-        )
+        raise VcaeError("a Dataset holds images as uint8 (n, height, width, 1 or 3) or vectors "
+                        f"as float32 (n, d), got {part.dtype} {tuple(part.shape)}; dataset_of "
+                        "takes other forms")
     if is_images and part.max() == 1:
-        raise VcaeError(
-            "the bytes of these images are 0 and 1 alone, nearly black where white is 255; "
-            "pass them as bool, or times 255"
-        )
+        raise VcaeError("the bytes of these images are 0 and 1 alone, nearly black where white "
+                        "is 255; pass them as bool, or times 255")
     if is_vectors and not part.isfinite().all():
         raise VcaeError("the data hold values that are not finite; remove or replace them first")
     return part.clone(memory_format=torch.contiguous_format) if copy else part
@@ -146,10 +144,8 @@ def _checked_labels(labels: Tensor, n: int, split: str, copy: bool) -> Tensor:
     "Labels as int64 (n,). Raises `VcaeError` where they are none, or another number."
     labels = as_tensor(labels, "labels").detach().cpu()
     if labels.is_floating_point() or labels.shape != (n,):
-        raise VcaeError(
-            f"labels are whole numbers, one for each of the {n} {split} items; "
-            f"got {labels.dtype} {tuple(labels.shape)}"
-        )
+        raise VcaeError(f"labels are whole numbers, one for each of the {n} {split} items; "
+                        f"got {labels.dtype} {tuple(labels.shape)}")
     return labels.long().clone() if copy else labels.long()
 
 # %% ../../nbs/303_data.ipynb #ced66f47
@@ -161,10 +157,8 @@ def write_array(
     "Write a uint8 array in blocks of rows. Raises `VcaeError` where the disk is too small."
     need, free = int(np.prod(shape)) + 2**20, shutil.disk_usage(path.parent).free
     if free < need:
-        raise VcaeError(
-            f"{path.parent} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; "
-            "free some space and start again"
-        )
+        raise VcaeError(f"{path.parent} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are "
+                        "needed; free some space and start again")
     with disk_errors(path), open(path, "wb") as f:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(f, header)
@@ -173,7 +167,7 @@ def write_array(
         f.flush()
         os.fsync(f.fileno())
 
-
+# %% ../../nbs/303_data.ipynb #e2ded548
 def read_array(
     path: Path,
     again: str,  # what to do where it is damaged
@@ -207,7 +201,7 @@ class Mapped:
         "uint8 (n, height, width, channels): the images of these indices."
         return torch.from_numpy(np.asarray(self.array[indices.cpu().numpy()]))
 
-# %% ../../nbs/303_data.ipynb #30a8e98b
+# %% ../../nbs/303_data.ipynb #21fc19d1
 def as_stored(
     x: Tensor,  # images (n, c, h, w), (n, h, w, c) or (n, h, w), or vectors (n, d)
 ) -> Tensor:  # uint8 (n, h, w, c), or float32 (n, d); memory of its own
@@ -216,18 +210,15 @@ def as_stored(
         raise VcaeError("the mask of this array would be lost; fill it first: x.filled(0)")
     x = as_tensor(x, "images or vectors").detach().cpu()
     if x.ndim not in (2, 3, 4) or min(x.shape) == 0:
-        raise VcaeError(
-            "expected images (n, channels, height, width) or vectors (n, d), "
-            f"got a tensor of shape {tuple(x.shape)}"
-        )
+        raise VcaeError("expected images (n, channels, height, width) or vectors (n, d), "
+                        f"got a tensor of shape {tuple(x.shape)}")
     if x.is_floating_point() and not x.isfinite().all():
         raise VcaeError("the data hold values that are not finite; remove or replace them first")
     if x.ndim == 2:
         vectors = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if not vectors.isfinite().all():
-            raise VcaeError(
-                "the data hold values that are too large for 32-bit floats; rescale them first"
-            )
+            raise VcaeError("the data hold values that are too large for 32-bit floats; rescale "
+                            "them first")
         return vectors
     x = _as_bytes(_channels_last(x))
     if x.shape[3] == 4:
@@ -235,14 +226,12 @@ def as_stored(
         x = (x[..., :3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
     return x.clone(memory_format=torch.contiguous_format)
 
-
+# %% ../../nbs/303_data.ipynb #e78a315a
 def _channels_last(x: Tensor) -> Tensor:
     "Images (n, h, w, c) of any dtype."
     if x.ndim == 3 and x.shape[2] in (3, 4):
-        raise VcaeError(
-            f"this looks like one photograph of shape {tuple(x.shape)}, not like several grey images; "
-            "pass x[None], with 1 or 3 channels"
-        )
+        raise VcaeError(f"this looks like one photograph of shape {tuple(x.shape)}, not like "
+                        "several grey images; pass x[None], with 1 or 3 channels")
     if x.ndim == 3:
         return x[..., None]
     for counts in ((1, 3), (4,)):  # three channels are likelier than four rows
@@ -250,9 +239,8 @@ def _channels_last(x: Tensor) -> Tensor:
             return x.permute(0, 2, 3, 1)
         if x.shape[3] in counts:
             return x
-    raise VcaeError(
-        f"images need 1 or 3 channels, or 4 with alpha; got a tensor of shape {tuple(x.shape)}"
-    )
+    raise VcaeError("images need 1 or 3 channels, or 4 with alpha; got a tensor of shape "
+                    f"{tuple(x.shape)}")
 
 
 def _as_bytes(x: Tensor) -> Tensor:
@@ -270,12 +258,10 @@ def _as_bytes(x: Tensor) -> Tensor:
     if 0 <= low and 1 < high <= 255:
         whole = not x.is_floating_point()
         advice = "convert them by .to(torch.uint8)" if whole else f"{advice}: divide by 255"
-    raise VcaeError(
-        f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in "
-        f"[{low!r}, {high!r}]: {advice}"
-    )
+    raise VcaeError(f"images must be uint8, or floats in [0, 1]; these are {x.dtype} in "
+                    f"[{low!r}, {high!r}]: {advice}")
 
-# %% ../../nbs/303_data.ipynb #15605092
+# %% ../../nbs/303_data.ipynb #9badcf8f
 def epoch_batches(
     n: int,  # items in the split
     batch: int,  # items a batch; at most `n` are used
