@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.datasets import load_dataset
 from ..measure.features import gaussian_distance
-from ..measure.results import check_scale, estimate, estimate_of, make_claim, paired, verdict
+from ..measure.old_results import check_scale, estimate, estimate_of, make_claim, paired, verdict
 from ..method.flows import fit_flow, Flow, sample_codes, TABLE_5
 from ..method.metrics import encode_all
 from ..method.models import Spec

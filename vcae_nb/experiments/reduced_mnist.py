@@ -8,7 +8,7 @@ __all__ = ['TABLE_1', 'LAMBDAS', 'SEEDS', 'SCALES', 'label', 'labelled', 'specs'
 # %% ../../nbs/203_reduced_mnist.ipynb #9be6c91a
 import numpy as np
 
-from vcae_nb.measure.results import (
+from vcae_nb.measure.old_results import (
     check_scale, estimate, estimate_of, make_claim, paired, verdict, weakest,
 )
 from ..method.models import Spec
