@@ -151,14 +151,19 @@ def run(
         named = ", ".join(experiment)
         raise VcaeError(f"--all means every experiment; leave out {named}, or leave out --all")
     chosen = _chosen(experiment, profile, seeds)
-    grids = {name: e.missing(profile, seeds, anew=anew) for name, e in chosen.items()}
+    grids = {name: _missing(e, profile, seeds, anew) for name, e in chosen.items()}
     if emit:
         typer.echo(specs_json(spec for specs in grids.values() for spec in specs), nl=False)
         return
     failed = _train(grids, resources)
     reasons = list(failed.values())
-    given = {"seeds": seeds, "device": resources.device, "anew": anew}
-    reasons += _execute(chosen, grids, failed, profile, given)
+    for name, e in chosen.items():
+        lacking = failed.keys() & set(grids[name])
+        if lacking:
+            typer.echo(f"  {name} is left out: {len(lacking)} of its runs are not done")
+            continue
+        given = {"seeds": seeds or e.seeds[profile], "device": resources.device}
+        reasons += _execute(name, profile, given, anew)
     where = f"{_shown(results_root() / profile)}/*.json and executed notebooks"
     typer.echo(f"Results: {where}{'' if everything else '; `vcae site` makes pages of them'}.")
     if everything:
@@ -168,24 +173,32 @@ def run(
             reasons.append(str(e))
     _end(reasons)
 
-# %% ../../nbs/311_cli.ipynb #5608f344
-def _execute(chosen: dict, grids: dict, failed: dict, profile: str, given: dict) -> list[str]:
-    "Execute the notebooks of the experiments whose runs are done; why others failed."
-    from vcae_nb.book.pages import execute_book
-    from vcae_nb.core import VcaeError
+# %% ../../nbs/311_cli.ipynb #6af69ff5
+def _missing(experiment, profile: str, seeds: int | None, anew: bool) -> list:
+    "The runs of an experiment whose rows are not among its results."
+    specs = experiment.specs(profile, seeds)
+    kept = {} if anew else experiment.kept(profile, specs)
+    return [spec for spec in specs if spec.key not in kept]
 
-    reasons = []
-    for name, experiment in chosen.items():
-        lacking = failed.keys() & set(grids[name])
-        if lacking:
-            typer.echo(f"  {name} is left out: {len(lacking)} of its runs are not done")
-            continue
-        seeds = given["seeds"] or experiment.seeds[profile]
-        try:
-            execute_book(profile, given | {"seeds": seeds}, names=[name])
-        except VcaeError as e:
-            reasons.append(str(e))
-    return reasons
+
+def _execute(name: str, profile: str, given: dict, anew: bool) -> list[str]:
+    "Execute an experiment's notebook; why it failed. Anew, it starts without its old results."
+    from vcae_nb.book.pages import execute_book
+    from vcae_nb.core import results_path, VcaeError
+
+    path = results_path(name, profile)
+    aside = path.with_suffix(".json.before")
+    if anew and path.is_file():
+        path.replace(aside)
+    try:
+        execute_book(profile, given, names=[name])
+    except VcaeError as e:
+        if anew and aside.is_file():
+            aside.replace(path)
+        return [str(e)]
+    if anew:
+        aside.unlink(missing_ok=True)
+    return []
 
 # %% ../../nbs/311_cli.ipynb #cc06325e
 @app.command("train")
