@@ -55,7 +55,7 @@ def main():
     index = torch.randint(N, (64,), generator=keyed_generator(0, "benchmark"))
     print(f"64 random images, composed: {median_ms(lambda: rendered.images(index), 20 * rounds):.2f} ms")
     with tempfile.TemporaryDirectory() as folder:
-        h5, array = Path(folder) / "like.h5", Path(folder) / "like.npy"
+        h5, array = Path(folder) / "like.h5", Path(folder) / "like"
         with h5py.File(h5, "w") as f:
             images = rendered.images(torch.arange(N)).numpy()
             f.create_dataset("images", data=images, chunks=(N, 4, 4, 1), compression="gzip", compression_opts=1)
@@ -63,9 +63,8 @@ def main():
         start = time.perf_counter()
         convert_shapes3d(h5, array, size=h5.stat().st_size, digest=sha256(h5.read_bytes()), n=N)
         print(f"converting {N:,} images: {time.perf_counter() - start:.1f} s")
-        for resident in (False, True):
-            real = RealShapes3D(array, resident=resident, n=N)
-            print(f"64 random images, {'resident' if resident else 'memory-mapped'}: {median_ms(lambda: real.images(index), 20 * rounds):.2f} ms")
+        real = RealShapes3D(array)
+        print(f"64 random images, memory-mapped: {median_ms(lambda: real.images(index), 20 * rounds):.2f} ms")
         with h5py.File(h5) as f:
             print(f"1 random image of the original layout: {median_ms(lambda: f['images'][int(index[0])], rounds):.0f} ms")
 

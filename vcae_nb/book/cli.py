@@ -583,7 +583,7 @@ def traverse(
 ):
     "Animate what each feature of a finished run does, one panel a feature."
     from vcae_nb.measure.features import named_data, route, traversal_gif
-    from vcae_nb.method.training import find_run
+    from vcae_nb.method.runs import find_run
 
     found = find_run(run)
     way = route(found, None if data is None else named_data(data))

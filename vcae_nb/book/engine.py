@@ -26,7 +26,7 @@ from vcae_nb.kept import (
     checkpoints, disk_errors, is_stale, leave, read_log, stop_signals, write_file,
 )
 from ..method.models import Spec
-from ..method.training import fit, identity_of, resolve, Run
+from ..method.runs import fit, identity_of, resolve, Run
 
 # %% ../../nbs/307_engine.ipynb #205fbf1a
 def _seconds_left(
