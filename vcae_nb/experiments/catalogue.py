@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS']
 
-# %% ../../nbs/219_catalogue.ipynb #cc2c7b16
+# %% ../../nbs/219_catalogue.ipynb #3f480009
+from .latent_space import LATENT_SPACE
+from .reduced_mnist import REDUCED_MNIST
 from .toy_mog import TOY_MOG
 from ..measure.experiment import Experiment
 
-# %% ../../nbs/219_catalogue.ipynb #799594eb
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY_MOG,)}
+# %% ../../nbs/219_catalogue.ipynb #126ae5a8
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY_MOG, LATENT_SPACE, REDUCED_MNIST)}

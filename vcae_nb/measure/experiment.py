@@ -23,12 +23,13 @@ from vcae_nb.core import (
     VcaeError,
 )
 from ..data.datasets import load_dataset
+from ..data.resident import Dataset
 from ..kept import read_json, write_file
 from vcae_nb.measure.results import (
-    check_scale, Claim, frame_of, holm, markdown_table, MARKS, PROFILES, VERDICTS,
+    check_scale, Claim, frame_of, holm, markdown_table, MARKS, pick, PROFILES, VERDICTS,
 )
 from ..method.models import Spec
-from ..method.training import fit, identity_of, provenance_of, Run
+from ..method.training import find_run, fit, identity_of, provenance_of, Run
 
 # %% ../../nbs/312_experiment.ipynb #719b6a4c
 def row_of(
@@ -126,7 +127,26 @@ class Results:
         fits = [r for r in self.rows if all(r["settings"].get(k) == v for k, v in wanted.items())]
         if len(fits) != 1:
             raise VcaeError(f"{len(fits)} rows of {self.experiment} have {wanted}; name one run")
-        return fit(Spec.from_dict(fits[0]["settings"]), device=device)
+        row = fits[0]
+        try:
+            found = find_run(row["run"])
+            if found.manifest["weights_sha256"] == row["weights_sha256"]:
+                return found
+        except (VcaeError, KeyError):
+            pass
+        return fit(Spec.from_dict(row["settings"]), device=device)
+
+    def data(
+        self,
+        stand_in: str = "mnist5k",  # shown instead where the data are not at hand
+        **settings,  # of the row
+    ) -> Dataset:
+        "The data of a row, for pictures; where they are not at hand, others, and that is said."
+        name = pick(self.frame, **settings)["dataset"].iloc[0]
+        if _digest_at_hand(name) is None:
+            print(f"{name} is not at hand: pictures are of {stand_in}")
+            name = stand_in
+        return load_dataset(name)
 
     @property
     def scale(self) -> str:
@@ -256,8 +276,9 @@ class Experiment:
         "The runs at a scale, seed by seed."
         n = self.seeds[choose(profile, PROFILES, "profile")] if seeds is None else seeds
         check_scale(profile, n)
-        named = lambda s, seed: s | {"dataset": s["dataset"].format(seed=seed), "seed": seed}
-        return [Spec(**named(s, seed)) for seed in range(n) for s in self.grid(profile)]
+        draws = [f"-{seed}" if seed else "" for seed in range(n)]
+        drawn = lambda s, seed: s | {"dataset": s["dataset"].format(draw=draws[seed]), "seed": seed}
+        return [Spec(**drawn(s, seed)) for seed in range(n) for s in self.grid(profile)]
 
     def identity(
         self,
