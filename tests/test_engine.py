@@ -17,7 +17,7 @@ from vcae_nb.book.options import Resources
 from vcae_nb.core import project_root, VcaeError
 from vcae_nb.kept import read_log
 from vcae_nb.method.models import Spec
-from vcae_nb.method.training import fit
+from vcae_nb.method.runs import fit
 
 VCAE = [sys.executable, "-m", "vcae_nb"]
 TOY = Spec(dataset="mog", network="mlp", z_dim=2, batch=200, steps=60)

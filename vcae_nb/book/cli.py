@@ -103,12 +103,13 @@ def _executor(name: str):
     return {"inline": inline, "local": local}[name]
 
 
-def _train(grids: dict, resources: Resources) -> dict:  # spec -> why it is not done
-    "Train, and tell each different reason once, when it is known."
+def _train(grids: dict, resources: Resources, anew: bool) -> dict:  # spec -> why it is not done
+    "Train, and tell each different reason once. Anew, only one's own runs count as done."
     from vcae_nb.book.engine import train_all
+    from vcae_nb.core import runs_root
 
-    failed = {}
-    for outcome in train_all(grids, _executor(resources.executor), resources):
+    failed, root = {}, runs_root() if anew else None
+    for outcome in train_all(grids, _executor(resources.executor), resources, root):
         if outcome.reason and outcome.reason not in failed.values():
             typer.echo(f"  {outcome.reason}")
         if outcome.reason:
@@ -155,7 +156,7 @@ def run(
     if emit:
         typer.echo(specs_json(spec for specs in grids.values() for spec in specs), nl=False)
         return
-    failed = _train(grids, resources)
+    failed = _train(grids, resources, anew)
     reasons = list(failed.values())
     for name, e in chosen.items():
         lacking = failed.keys() & set(grids[name])
@@ -222,7 +223,7 @@ def _train_list(
             f"{specs} holds {len(listed)} specs, numbered from 0; there is no number {index}"
         )
     chosen = listed if index is None else [listed[index]]
-    _end(_train({specs.name: chosen}, resources).values())
+    _end(_train({specs.name: chosen}, resources, anew=True).values())
 
 # %% ../../nbs/311_cli.ipynb #56527c22
 @app.command()
@@ -264,20 +265,19 @@ def _page_state(name: str, profile: str, seeds: int) -> str | None:
     return "current" if is_current(chapter.path, page, {**made, "seeds": seeds}) else "outdated"
 
 
-def _folders() -> dict:  # spec -> folder name, of the runs that there are, sorted by name
+def _own_runs() -> list:  # specs
     "The runs in the run folder that today's settings can name."
     from vcae_nb.core import runs_root, VcaeError
-    from vcae_nb.kept import read_json
+    from vcae_nb.kept import read_signed
     from vcae_nb.method.models import Spec
 
-    found = {}
+    found = []
     for path in sorted(runs_root().glob("*/spec.json")):
         try:
-            spec = Spec.from_dict(read_json(path)["spec"])
+            spec = Spec.from_dict(read_signed(path)["identity"]["spec"])
         except (VcaeError, KeyError, TypeError, AttributeError):
             continue  # not the file of a run, or of another version
-        if spec.key == path.parent.name:
-            found[spec] = path.parent.name
+        found += [spec] if spec.key == path.parent.name else []
     return found
 
 # %% ../../nbs/311_cli.ipynb #0868d46c
@@ -329,7 +329,7 @@ def status(
     grids = {name: e.specs(profile, seeds) for name, e in chosen.items()}
     if not experiment:
         theirs = {s for e in chosen.values() for p in PROFILES for s in e.specs(p, None)}
-        grids = {_OWN: [spec for spec in _folders() if spec not in theirs]} | grids
+        grids = {_OWN: [spec for spec in _own_runs() if spec not in theirs]} | grids
     lines = _lines(grids)
     counts = {n: seeds or e.seeds[profile] for n, e in chosen.items()}
     pages = {n: _page_state(n, profile, count) for n, count in counts.items()}
@@ -346,20 +346,16 @@ def status(
         page = f"; page {pages[name]}" if pages[name] else ""
         typer.echo(f"{name:15} {profile}: {states}{page}")
 
-# %% ../../nbs/311_cli.ipynb #8152d0b9
-def _data(name: str, size: int):  # a name for `Spec`, or None and an array
+# %% ../../nbs/311_cli.ipynb #5a9a1885
+def _data(name: str, size: int = 64):
     "What a person calls data. Raises `VcaeError` where there is nothing of that name."
-    from vcae_nb.data.datasets import DATASETS
-    from vcae_nb.data.images import prepare_images, prepared_names
+    from vcae_nb.data.datasets import dataset_of
     from vcae_nb.measure.features import named_data
 
-    if name in DATASETS or name in prepared_names():
-        return name, None
     path = Path(name)
     if path.is_dir() or path.suffix == ".zip":
-        prepared = prepare_images(path, path.stem.replace(" ", "-"), size, progress=_bar())
-        return prepared.stem, None
-    return None, named_data(name)
+        return dataset_of(path, size=size)
+    return named_data(name)
 
 
 def _bar():
@@ -407,14 +403,16 @@ def _fit(
     ] = None,
 ):
     "Train a model; what is trained already is returned at once."
+    from vcae_nb.book.engine import progress
     from vcae_nb.method.models import Spec
-    from vcae_nb.method.training import fit
+    from vcae_nb.method.runs import fit, remarks
 
-    name, array = _data(data, size)
     given = dict(model=model, z_dim=z_dim, lam=lam, width=width, steps=steps, seed=seed)
-    given |= _values(settings) | ({"dataset": name} if name else {})
-    found = fit(Spec.from_dict(given), array, device=device, root=out)
+    spec = Spec.from_dict(given | _values(settings))
+    found = fit(spec, _data(data, size), device=device, root=out, on_log=progress(steps))
     typer.echo(_summary(found))
+    for remark in remarks(found):
+        typer.echo(f"  {remark}")
     typer.echo(f"{_shown(found.folder)}; new images: vcae sample {_shown(found.folder)}")
 
 # %% ../../nbs/311_cli.ipynb #31292ba4
@@ -429,16 +427,16 @@ def _summary(run) -> str:
 
 
 def _finished() -> list:
-    "The finished runs in the run folder; damaged ones are left out."
-    from vcae_nb.core import runs_root, VcaeError
-    from vcae_nb.method.training import Run
+    "The finished runs; damaged ones are left out."
+    from vcae_nb.core import VcaeError
+    from vcae_nb.method.runs import finished_runs, Run
 
     found = []
-    for key in _folders().values():
+    for name, folder in finished_runs().items():
         try:
-            found.append(Run(runs_root() / key))
-        except VcaeError:
-            continue
+            found += [] if ".stale-" in name else [Run(folder)]
+        except VcaeError as e:
+            typer.echo(str(e), err=True)
     return found
 
 
@@ -447,7 +445,7 @@ def _differs(spec) -> dict:
     from vcae_nb.method.models import Spec
 
     usual = Spec(model=spec.model, dataset=spec.dataset).settings
-    return {name: value for name, value in spec.settings.items() if value != usual[name]}
+    return {name: value for name, value in spec.settings.items() if value != usual.get(name)}
 
 # %% ../../nbs/311_cli.ipynb #6193c847
 @app.command("list")
@@ -485,7 +483,7 @@ def compare(
     "Runs side by side: the settings in which they differ, and their numbers."
     import pandas as pd
 
-    from vcae_nb.method.training import find_run
+    from vcae_nb.method.runs import find_run
 
     found = {run.folder.name: run for run in map(find_run, runs)}
     settings = pd.DataFrame({name: run.spec.settings for name, run in found.items()})
@@ -498,11 +496,12 @@ def compare(
 def _flow(run, data: str | None):
     "The newest flow of a run, or one that is fitted now. Raises `VcaeError` where it lacks data."
     from vcae_nb.core import VcaeError
-    from vcae_nb.measure.features import named_data
     from vcae_nb.method.flows import fit_flow, load_flow
-    from vcae_nb.method.training import data_of
+    from vcae_nb.method.runs import data_of
 
-    found = [p.parent for p in run.folder.glob("flow-*/manifest.json") if ".stale-" not in str(p)]
+    places = {run.folder, run.workplace}
+    found = [p.parent for place in places for p in place.glob("flow-*/manifest.json")]
+    found = [folder for folder in found if ".stale-" not in folder.name]
     if found:
         newest = max(found, key=os.path.getmtime)
         if len(found) > 1:
@@ -510,7 +509,7 @@ def _flow(run, data: str | None):
             typer.echo(says, err=True)
         return load_flow(newest)
     try:
-        images = data_of(run, None if data is None else named_data(data))
+        images = data_of(run, None if data is None else _data(data))
     except VcaeError as e:
         raise VcaeError(
             f"{run.folder.name} has no flow yet, and to fit one its data are needed: give them "
@@ -557,7 +556,7 @@ def _sample(
     "Draw new images from a finished run: a sheet, or a folder of PNGs."
     from vcae_nb.core import VcaeError
     from vcae_nb.method.flows import sample
-    from vcae_nb.method.training import find_run
+    from vcae_nb.method.runs import find_run
 
     found = find_run(run)
     if not found.model.is_image:
@@ -582,11 +581,11 @@ def traverse(
     data: _Data = None,
 ):
     "Animate what each feature of a finished run does, one panel a feature."
-    from vcae_nb.measure.features import named_data, route, traversal_gif
+    from vcae_nb.measure.features import route, traversal_gif
     from vcae_nb.method.runs import find_run
 
     found = find_run(run)
-    way = route(found, None if data is None else named_data(data))
+    way = route(found, None if data is None else _data(data))
     traversal_gif(found, out, way, item=item, steps=steps)
     typer.echo(f"{found.folder.name}, from {way.source}: {_shown(out)}")
 
@@ -597,7 +596,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="decoder.onnx, encoder.onnx, ...")],
 ):
     "Write a network of a finished run for other programs."
-    from vcae_nb.method.training import find_run
+    from vcae_nb.method.runs import find_run
 
     find_run(run).export(out)
     typer.echo(_shown(out))
@@ -653,16 +652,9 @@ def _shapes3d(
     ] = None,
 ):
     "3D-Shapes: 3dshapes.h5 as one plain array of 5.9 GB."
-    from vcae_nb.core import data_root
-    from vcae_nb.data.images import download, SHAPES3D_URL
-    from vcae_nb.data.shapes3d import (
-        convert_shapes3d, shapes3d_path, SHAPES3D_SHA256, SHAPES3D_SIZE,
-    )
+    from vcae_nb.data.shapes3d import convert_shapes3d
 
-    if path is None and not shapes3d_path().exists():
-        where = data_root() / "3dshapes.h5"
-        path = download(SHAPES3D_URL, where, SHAPES3D_SIZE, SHAPES3D_SHA256, _bar())
-    out = convert_shapes3d(path or "3dshapes.h5", progress=_bar())
+    out = convert_shapes3d(path, progress=_bar())
     typer.echo(f"shapes3d: 480,000 images, 64x64x3, {_shown(out)}")
 
 # %% ../../nbs/311_cli.ipynb #2a4da1a9
@@ -681,11 +673,14 @@ def _images(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be used.")
     ] = False,
+    pad: Annotated[
+        bool, typer.Option("--pad", help="Add black bars to what is not square; crop nothing.")
+    ] = False,
 ):
     "Your own images: a folder or a zip of pictures."
     from vcae_nb.data.images import about_prepared, prepare_images, SHOWN
 
-    out = prepare_images(path, name, size, crop, test, skip_bad, progress=_bar())
+    out = prepare_images(path, name, size, crop, test, skip_bad, pad, progress=_bar())
     skipped = about_prepared(out)["skipped"]
     for line in skipped[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
@@ -706,8 +701,8 @@ def _data_list(as_json: _Json = False):
         try:
             found[_about(path)] = about_prepared(path)
         except VcaeError as e:
-            found[f"{path.stem}: {e}"] = {"name": path.stem, "error": str(e)}
-    if shapes3d_path().is_file():
+            found[f"{path.name}: {e}"] = {"name": path.name, "error": str(e)}
+    if (shapes3d_path() / "manifest.json").is_file():
         line = f"shapes3d: 480,000 images, 64x64x3, {_shown(shapes3d_path())}"
         found[line] = {"name": "shapes3d"}
     nothing = f"nothing is prepared in {data_root()}"
