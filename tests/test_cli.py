@@ -213,6 +213,7 @@ def test_everything_of_ones_own_works_from_any_folder(tmp_path):
     assert "test_sse_mean" in table and "model" in table and "z_dim" not in table
     words = ["sample", "VCAE", "--distribution", "prior", "-n", "3"]
     assert vcae(*words, "--folder", "new", cwd=tmp_path).returncode == 0
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [f"0000{i}.png" for i in range(3)]
+    made = sorted(p.name for p in (tmp_path / "new").iterdir())
+    assert made == [f"0000{i}.png" for i in range(3)]
     assert "names no format" in vcae(*words, "-o", "s.pgn", cwd=tmp_path).stderr
     assert "by --data" in vcae("sample", "VCAE", cwd=tmp_path).stderr  # the array has no name

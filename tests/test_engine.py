@@ -1,4 +1,4 @@
-"What a notebook cannot show of the engine: jobs that are stopped or killed, GPUs dealt out, and SLURM's commands played by stand-ins."
+"What a notebook cannot show of the engine: jobs stopped or killed, GPUs dealt out, SLURM."
 
 import errno
 import os
