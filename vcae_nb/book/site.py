@@ -36,7 +36,8 @@ from vcae_nb.book.pages import (
 )
 from ..core import choose, project_root, results_path, VcaeError
 from ..kept import disk_errors, write_file
-from ..measure.results import best_results, claims_markdown, markdown_table, scale_of
+from ..measure.experiment import best_results, claims_markdown
+from ..measure.results import markdown_table
 
 # %% ../../nbs/310_site.ipynb #17fd6d57
 def renderer() -> tuple[str, str]:  # name and version

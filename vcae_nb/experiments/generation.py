@@ -24,7 +24,7 @@ from ..data.resident import as_batch, Dataset
 from vcae_nb.measure.frechet import (
     absent, extractor, frechet_score, make_reference, nearest_neighbours, quantise, Reference,
 )
-from vcae_nb.measure.results import (
+from vcae_nb.measure.old_results import (
     COLOURS, estimate, estimate_of, held, keep, make_claim, paired, row_of, rows_where, verdict,
 )
 from ..method.flows import fit_flow, Flow, FlowSpec, sample, sample_codes
