@@ -179,6 +179,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'vcae_nb.book.site.site_config': ('site.html#site_config', 'vcae_nb/book/site.py'),
                                    'vcae_nb.book.site.stage': ('site.html#stage', 'vcae_nb/book/site.py'),
                                    'vcae_nb.book.site.swap': ('site.html#swap', 'vcae_nb/book/site.py'),
+                                   'vcae_nb.book.site.use_vcae_site': ('site.html#use_vcae_site', 'vcae_nb/book/site.py'),
                                    'vcae_nb.book.site.with_marks': ('site.html#with_marks', 'vcae_nb/book/site.py'),
                                    'vcae_nb.book.site.write_readme': ('site.html#write_readme', 'vcae_nb/book/site.py')},
             'vcae_nb.core': { 'vcae_nb.core.VcaeError': ('core.html#vcaeerror', 'vcae_nb/core.py'),

@@ -50,10 +50,10 @@ function accessible() {
     a.onkeydown = (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); a.click(); } };
   });
   all("#quarto-sidebar", (nav) => nav.setAttribute("aria-label", "Book"));
-  all("#quarto-header nav", (nav) => nav.setAttribute("aria-label", "Site"));
+  document.querySelectorAll("#quarto-header nav").forEach((nav, i) => nav.setAttribute("aria-label", i ? "Menu" : "Site"));
   all("#TOC", (nav) => nav.setAttribute("aria-label", "On this page"));
   all("nav.page-navigation, nav.nav-page", (nav) => nav.setAttribute("aria-label", "Next and previous"));
-  all(".cell-output-display, .cell-output pre, .scroll, .katex-display, div.sourceCode, pre.sourceCode, main pre", (box) => {
+  all(".cell-output-display, .cell-output pre, .scroll, .katex-display, div.sourceCode, pre.sourceCode, main pre, main table, .sd-table", (box) => {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
   });
   const main = document.querySelector("main");

@@ -63,7 +63,7 @@ def results_of(
     note_read(path, sha256(path.read_bytes()) if found else None)
     return read_json(path) if found else {}
 
-
+# %% ../../nbs/312_claims.ipynb #c312012
 def _interval(claim: dict) -> str:
     "The difference behind a verdict, with its 95 % interval and the number of seeds."
     if claim.get("low") is None:
@@ -95,7 +95,7 @@ def claims_of(
         })
     return shown
 
-# %% ../../nbs/312_claims.ipynb #c312014
+# %% ../../nbs/312_claims.ipynb #c312015
 def verdict_table(
     groups: list[tuple[str, list[dict]]],  # a heading (HTML) and the claims below it
     up: str = "",  # from the page to the root of the site
@@ -120,7 +120,7 @@ def verdict_table(
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return f'<table class="verdicts"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
 
-# %% ../../nbs/312_claims.ipynb #c312016
+# %% ../../nbs/312_claims.ipynb #c312017
 def counts(
     claims: list[dict],
 ) -> str:  # "✓ 3 reproduced, ~ 1 undecided"
@@ -128,7 +128,7 @@ def counts(
     found = [c["verdict"] for c in claims]
     return ", ".join(f"{MARKS[v]} {found.count(v)} {v}" for v in MARKS if v in found)
 
-# %% ../../nbs/312_claims.ipynb #c312019
+# %% ../../nbs/312_claims.ipynb #c312020
 EVIDENCE = ("paper", "cpu")  # best first
 
 
@@ -154,7 +154,7 @@ def scale_of(
 def all_claims(
     root: Path | None = None,
 ) -> list[tuple[Chapter, str, list[dict]]]:  # chapter, scale, claims
-    "Every experiment in the order of the book with the claims of its best results; empty where it was not run."
+    "Every experiment, in the order of the book, with the claims of its best results."
     found = []
     for chapter in notebooks(root):
         if chapter.experiment:
@@ -164,7 +164,7 @@ def all_claims(
             found.append((chapter, scale, claims_of(results, section_of(chapter))))
     return found
 
-# %% ../../nbs/312_claims.ipynb #c312022
+# %% ../../nbs/312_claims.ipynb #c312023
 def overview(
     found: list[tuple[Chapter, str, list[dict]]],  # of `all_claims`
     link=lambda chapter: chapter.path.name,  # chapter -> where it is
@@ -194,7 +194,8 @@ def claims_markdown(
         overview(found, lambda c: f"../nbs/{c.path.name}"),
     ]
     for chapter, scale, claims in found:
-        lines = [f"## {title_text(chapter.title)}\n\n{scale}; [notebook](../nbs/{chapter.path.name})\n"]
+        where = f"[notebook](../nbs/{chapter.path.name})"
+        lines = [f"## {title_text(chapter.title)}\n\n{scale}; {where}\n"]
         lines += ["| verdict | claim | the paper | here |", "|---|---|---|---|"] if claims else []
         for c in claims:
             ours = "<br>".join(cell(t) for t in (c["ours"], c["interval"]) if t)
@@ -204,7 +205,7 @@ def claims_markdown(
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
-# %% ../../nbs/312_claims.ipynb #c312024
+# %% ../../nbs/312_claims.ipynb #c312025
 _SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img"
  font-family="system-ui, sans-serif" font-size="13"><title>What held, claim by claim</title>
 <style>text{{fill:#222}} .zero{{stroke:#888}} .reproduced{{stroke:#0b6e4f;fill:#0b6e4f}}
@@ -220,7 +221,7 @@ _SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" rol
 def forest_svg(
     claims: list[dict],  # of `claims_of`
 ) -> str:
-    "The differences behind the primary claims with their intervals; claims without one are left out."
+    "The differences behind the primary claims that have one, with their intervals."
     drawn = [c for c in claims if c["primary"] and None not in c["numbers"]]
     lines = []
     for i, c in enumerate(drawn):

@@ -114,7 +114,7 @@ def all_parameters(
     notebook: Path,
     given: dict,  # what shall differ from the defaults
 ) -> dict:  # every parameter of the notebook with its value; empty for a library chapter
-    "The defaults with the given values over them. Raises `VcaeError` for an unknown name or wrong type."
+    "The defaults with the given values over them. Raises `VcaeError` for a wrong name or type."
     name, known = Path(notebook).name, papermill.inspect_notebook(read_notebook(notebook))
     for key, value in given.items():
         if not known:
@@ -369,7 +369,7 @@ def execute_book(
     root: Path | None = None,
     jobs: int = 1,  # how many notebooks at once, each in a process of its own
 ) -> list[Path]:  # the executed copies, new or still good
-    "Execute what is not current, with a line for each. Raises `VcaeError` at the end where one failed."
+    "Execute what is not current, a line for each. Raises `VcaeError` at the end where one failed."
     root = root or project_root()
     chapters = {c.name: c for c in notebooks(root)}
     names = [choose(n, chapters, "chapter") for n in (chapters if names is None else names)]

@@ -6,8 +6,8 @@
 __all__ = ['PARTS', 'renderer', 'Page', 'pages', 'is_stale', 'shown_notebook', 'duration_text', 'command_of', 'card_rows',
            'banners', 'is_exported', 'is_imports', 'exported_names', 'references', 'cited', 'link_names', 'link_pages',
            'show_outputs', 'with_marks', 'Book', 'page_notebook', 'paper_items', 'items_of', 'answers', 'item_page',
-           'site_config', 'stage', 'make_offline', 'build', 'swap', 'render', 'made_files', 'write_readme',
-           'readme_is_current']
+           'site_config', 'stage', 'make_offline', 'build', 'swap', 'render', 'use_vcae_site', 'made_files',
+           'write_readme', 'readme_is_current']
 
 # %% ../../nbs/310_site.ipynb #c310002
 import ast
@@ -322,12 +322,13 @@ def link_names(text: str, targets: dict[str, str]) -> str:
 
 
 def link_pages(text: str, names: dict[str, str]) -> str:
-    "Links between notebooks, by file name, and to files of the project as links between pages."
+    "Links between notebooks, found without their numbers, and to files as links between pages."
 
     def replaced(m: re.Match) -> str:
         path, mark, tail = m[2].partition("#")
         path = re.sub(r"^\.\./", "/", path)
-        return m[1] + names.get(path, path) + mark + tail + m[3]
+        page = names.get(re.sub(r"^\d+[a-z]?_", "", path), path)
+        return m[1] + page + mark + tail + m[3]
 
     return _LINK.sub(replaced, text)
 
@@ -346,7 +347,7 @@ def _picture(data: dict, size: dict, caption: str, alt: str, number: int) -> str
     width = f' width="{int(size[mime]["width"])}"' if "width" in size.get(mime, {}) else ""
     source = f"data:{mime};base64,{''.join(data[mime]).strip()}"
     image = f'<img class="img-fluid" src="{source}" alt="{html.escape(alt)}"{width}>'
-    link = f'<a class="number" href="#fig-{number}" aria-label="Link to this figure">#{number}</a>'
+    link = f'<a class="number" href="#fig-{number}" title="link to this figure">#{number}</a>'
     return (
         f'<figure class="figure" id="fig-{number}">{image}'
         f"<figcaption>{plain(caption)} {link}</figcaption></figure>"
@@ -364,7 +365,6 @@ def show_outputs(cell: dict, heading: str, number: int) -> int:
         if picture:
             output["data"], caption, number = {"text/html": picture}, "", number + 1
         elif table:
-            table = re.sub(r"<th([^>]*)>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>", table)
             image = rf'<img alt="{html.escape(alt)}"'
             data["text/html"] = re.sub(r"<img\b(?![^>]*\balt=)", lambda m: image, table)
     cell["source"] = re.sub(r"^#\| *fig-(cap|alt):.*\n", "", cell.source, flags=re.M)
@@ -411,8 +411,14 @@ def with_marks(text: str, root: Path | None = None) -> str:
             lines.append(f"**{name}:** {links}.")
         return "\n\n".join(lines)
 
-    text = re.sub(r"(?m)^<!-- chapters -->$", chapters, text)
-    return re.sub(r"(?m)^<!-- claims -->$", lambda m: overview(all_claims(root)), text)
+    def forest(m: re.Match) -> str:
+        known = any(None not in c["numbers"] for _, _, claims in all_claims(root) for c in claims)
+        return "![What held: differences and intervals](assets/forest.svg)" if known else ""
+
+    marks = {"chapters": chapters, "forest": forest, "claims": lambda m: overview(all_claims(root))}
+    for mark, made in marks.items():
+        text = re.sub(rf"(?m)^<!-- {mark} -->$", made, text)
+    return text
 
 # %% ../../nbs/310_site.ipynb #c310036
 class Book:
@@ -424,7 +430,8 @@ class Book:
         self.names = {c: exported_names(c) for c in chapters}
         link = lambda c, n: f"/{c.name}.ipynb#api-{n}"
         self.targets = {n: link(c, n) for c in reversed(chapters) for n in self.names[c]}
-        self.files = {c.path.name: f"/{c.name}.ipynb" for c in chapters}
+        self.files = {f"{c.name}.ipynb": f"/{c.name}.ipynb" for c in chapters}
+        self.files["/results/CLAIMS.md"] = "/claims.qmd"
         self.tried = {p.chapter.name for p in self.pages if p.profile == "smoke"}
 
     def prose(self, text: str) -> str:
@@ -608,7 +615,8 @@ def _settings(root: Path) -> dict[str, str]:
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(root / "settings.ini", encoding="utf-8")
     found = dict(config["DEFAULT"])
-    url = os.environ.get("VCAE_SITE_URL") or found.get("doc_host", "") + found.get("doc_baseurl", "")
+    noted = found.get("doc_host", "") + found.get("doc_baseurl", "")
+    url = os.environ.get("VCAE_SITE_URL") or noted
     return found | {"url": url.rstrip("/")}
 
 
@@ -693,6 +701,7 @@ _IN_HTML = [  # pattern, replacement; {up} leads to the root
     (r"<script[^>]*\ssrc=[\"']?https?://[^>]*>\s*</script>", ""),
     (rf"<link{_ASKS}[^>]*\shref=[\"']?https?://[^>]*>", ""),
     (r"<script[^>]*>\s*define\('jquery'.*?</script>", ""),  # for require.js, which is gone
+    (r"<th([^>]*)>\s*(?:&nbsp;)?\s*</th>", r"<td\1></td>"),  # a head without words is none
     (r"assets-from-root/", "{up}assets/"),
     (r"return window\.location\.protocol === 'file:'", "return false"),  # or dark mode is forgotten
     (r'(<script[^>]*quarto\.js"[^>]*) type="module"', r"\1 defer"),
@@ -723,7 +732,7 @@ def make_offline(site: Path, url: str = "") -> None:
         (site / "search.js").write_text(f"window.searchIndex = {index};\n")
     _mend_quarto(site / "site_libs")
 
-
+# %% ../../nbs/310_site.ipynb #c310052
 def _mend_quarto(libs: Path) -> None:
     "Let Quarto's own scripts work from the file system, where modules may not be loaded."
     search = libs / "quarto-search" / "quarto-search.js"
@@ -738,7 +747,7 @@ def _mend_quarto(libs: Path) -> None:
         text = re.sub(r"(?m)^import .*tabsets.*$", lambda m: whole, main.read_text())
         main.write_text(f"(() => {{\n{text}\n}})();\n")
 
-# %% ../../nbs/310_site.ipynb #c310053
+# %% ../../nbs/310_site.ipynb #c310054
 _FOR_QUARTO = r"html-math-method|execute\.enabled|grid|respect-user-color-scheme"
 
 
@@ -770,7 +779,7 @@ def _add_files(site: Path, root: Path) -> None:
     (site / ".nojekyll").touch()
     (site / "assets" / "dark.css").unlink(missing_ok=True)
 
-# %% ../../nbs/310_site.ipynb #c310055
+# %% ../../nbs/310_site.ipynb #c310056
 def swap(new: Path, place: Path, aside: Path) -> None:
     "Put the folder `new` at `place`, so that one is there whenever the process is killed."
     if aside.exists() and not place.exists():
@@ -802,7 +811,12 @@ def render(root: Path | None = None) -> Path:  # the front page, `_site/index.ht
             swap(built, site, aside)
     return site / "index.html"
 
-# %% ../../nbs/310_site.ipynb #c310060
+# %% ../../nbs/310_site.ipynb #c310061
+def use_vcae_site(cell: dict) -> None:
+    "End a command of nbdev that would make other pages than these."
+    raise SystemExit("This book has commands of its own: `vcae site`, and `make readme`")
+
+# %% ../../nbs/310_site.ipynb #c310063
 def _readme_link(m: re.Match) -> str:
     "A link of the index, which lies in `nbs/`, as the README needs it."
     outside = re.match(r"[a-z]+:|#|/", m[2])
@@ -815,13 +829,13 @@ def made_files(root: Path | None = None) -> dict[str, str]:  # path in the proje
     for cell in read_notebook(root / "nbs" / "index.ipynb").cells:
         hidden = r"^#\| *(hide\s*$|echo: *false|include: *false|default_exp)"
         if cell.cell_type == "markdown":
-            text = cited(with_marks(cell.source, root), references(root), "nbs/references.bib")
+            text = cited(with_marks(cell.source, root), references(root), "references.bib")
             lines = [line for line in text.splitlines() if not line.startswith(":::")]
             parts.append(_LINK.sub(_readme_link, "\n".join(lines)))
         elif not re.search(hidden, cell.source, re.M):
             parts.append(f"```python\n{code_of(cell)}\n```")
     head = "<!-- made from nbs/index.ipynb by `make readme`: edit that -->"
-    body = "\n\n".join(p.strip() for p in [head, *parts] if p.strip()) + "\n"
+    body = re.sub(r"\n{3,}", "\n\n", "\n\n".join([head, *parts])).strip() + "\n"
     claims = [c for _, _, cs in all_claims(root) for c in cs]
     return {
         "README.md": body,
