@@ -54,7 +54,7 @@ def renderer() -> tuple[str, str]:  # name and version
     asked = subprocess.run(["quarto", "--version"], capture_output=True, text=True)
     return "Quarto", asked.stdout.strip()
 
-# %% ../../nbs/310_site.ipynb #c310007
+# %% ../../nbs/310_site.ipynb #c310008
 @dataclass(frozen=True)
 class Page:
     "One page of the site."
@@ -83,7 +83,7 @@ def pages(root: Path | None = None) -> list[Page]:
             smoke.append(Page(chapter, f"smoke/{chapter.name}.ipynb", "smoke", trial))
     return main + smoke
 
-# %% ../../nbs/310_site.ipynb #c310011
+# %% ../../nbs/310_site.ipynb #c310012
 def is_stale(page: Page) -> bool:  # false where nothing was executed
     "Whether the chapter's code has changed since the execution that the page shows."
     digest = lambda path: source_digest(read_notebook(path))
@@ -108,7 +108,7 @@ def shown_notebook(page: Page) -> nbformat.NotebookNode:
     executed.cells = [c for cells in shown for c in cells]
     return executed
 
-# %% ../../nbs/310_site.ipynb #c310014
+# %% ../../nbs/310_site.ipynb #c310015
 def _callout(kind: str, title: str, text: str, extra: str = "") -> str:
     "A callout as Quarto and smalldocs read it."
     return f'::: {{.callout-{kind}{extra} title="{title_text(title)}"}}\n{text}\n:::'
@@ -134,7 +134,7 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
-# %% ../../nbs/310_site.ipynb #c310016
+# %% ../../nbs/310_site.ipynb #c310017
 def command_of(page: Page) -> str:
     "The command that makes a page."
     if not page.chapter.experiment:
@@ -180,7 +180,7 @@ def card_rows(page: Page, root: Path) -> dict[str, str]:  # what: value, as HTML
              "Download this notebook": ", ".join(files)}
     return first | {k: plain(_said(v)) for k, v in rows.items() if v}
 
-# %% ../../nbs/310_site.ipynb #c310018
+# %% ../../nbs/310_site.ipynb #c310019
 def _result(page: Page, root: Path) -> str:
     "What was found: the verdicts on the claims of an experiment."
     results = results_of(page.chapter.name, page.profile, root) if page.executed else {}
@@ -220,7 +220,7 @@ def banners(page: Page, smoke: bool, root: Path) -> list[str]:  # Markdown
         found.append(_callout("note", title, card, ' .run-card collapse="true"'))
     return found
 
-# %% ../../nbs/310_site.ipynb #c310021
+# %% ../../nbs/310_site.ipynb #c310022
 def _syntax(code: str) -> list[ast.stmt]:
     "The statements of a cell; none where it is not Python."
     try:
@@ -260,7 +260,7 @@ def exported_names(chapter: Chapter) -> dict[str, str]:  # name: first line of i
     cells = [c.source for c in read_notebook(chapter.path).cells if c.cell_type == "code"]
     return {n: doc for s in cells if is_exported(s) for n, doc in _names(s).items()}
 
-# %% ../../nbs/310_site.ipynb #c310024
+# %% ../../nbs/310_site.ipynb #c310025
 def references(root: Path | None = None) -> dict[str, dict[str, str]]:  # key: fields
     "The entries of `nbs/references.bib`, one field a line."
     path, found = (root or project_root()) / "nbs" / "references.bib", {}
@@ -285,7 +285,7 @@ def _author(names: str) -> str:
     families = [n.split(",")[0] if "," in n else n.split()[-1] for n in names.split(" and ")]
     return families[0] + " et al." if len(families) > 2 else " and ".join(families)
 
-# %% ../../nbs/310_site.ipynb #c310025
+# %% ../../nbs/310_site.ipynb #c310026
 _CITED = re.compile(r"`[^`]*`|\[-?@([^\[\]]+)\](?!\()|(?<![\w/@.])@([\w:-]*\w)")
 
 
@@ -309,7 +309,7 @@ def cited(
 
     return _prose(text, lambda line: _CITED.sub(replaced, line))
 
-# %% ../../nbs/310_site.ipynb #c310028
+# %% ../../nbs/310_site.ipynb #c310029
 _WORD = re.compile(r"(?<![`\[])`([A-Za-z_][\w.]*)(\([^`]*\))?`(?![`\]])")
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
@@ -332,7 +332,7 @@ def link_pages(text: str, names: dict[str, str]) -> str:
 
     return _LINK.sub(replaced, text)
 
-# %% ../../nbs/310_site.ipynb #c310031
+# %% ../../nbs/310_site.ipynb #c310032
 def _option(source: str, name: str) -> str:
     "A `#|` option of a cell; empty where there is none."
     m = re.search(rf"^#\| *{name}: *(.+)$", source, re.M)
@@ -370,7 +370,7 @@ def show_outputs(cell: dict, heading: str, number: int) -> int:
     cell["source"] = re.sub(r"^#\| *fig-(cap|alt):.*\n", "", cell.source, flags=re.M)
     return number
 
-# %% ../../nbs/310_site.ipynb #c310034
+# %% ../../nbs/310_site.ipynb #c310035
 PARTS = {1: "I The method", 2: "II The experiments", 3: "III The workshop"}
 
 
@@ -420,7 +420,7 @@ def with_marks(text: str, root: Path | None = None) -> str:
         text = re.sub(rf"(?m)^<!-- {mark} -->$", made, text)
     return text
 
-# %% ../../nbs/310_site.ipynb #c310036
+# %% ../../nbs/310_site.ipynb #c310037
 class Book:
     "What every page needs to know of the others."
 
@@ -457,7 +457,7 @@ def _around(cell: dict, chapter: Chapter, seen: set[str]) -> list:
     spans = "".join(f'<span id="api-{n}"></span>' for n in names)
     return [mk_cell(f":::: {{.exported}}\n{spans}", "markdown"), cell, mk_cell("::::", "markdown")]
 
-# %% ../../nbs/310_site.ipynb #c310037
+# %% ../../nbs/310_site.ipynb #c310038
 _KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
 
 
@@ -494,7 +494,7 @@ def page_notebook(page: Page, book: Book) -> dict:
             cells += _around(cell, page.chapter, seen)
     return _notebook(front, cells)
 
-# %% ../../nbs/310_site.ipynb #c310040
+# %% ../../nbs/310_site.ipynb #c310041
 def paper_items(root: Path | None = None) -> dict[str, tuple[str, str]]:
     "The tables and figures of the paper: name, section, and what the paper shows there."
     with ((root or project_root()) / "nbs/assets/paper.csv").open(newline="") as f:
@@ -522,7 +522,7 @@ def answers(book: Book) -> dict[str, list[tuple[Page, dict]]]:  # name: pages an
             before = [cell] if cell.cell_type == "markdown" else []
     return places
 
-# %% ../../nbs/310_site.ipynb #c310041
+# %% ../../nbs/310_site.ipynb #c310042
 def item_page(name: str, places: list[tuple[Page, dict]], book: Book) -> dict:
     "The page of one table or figure: what answers to it, chapter by chapter."
     section, says = paper_items(book.root)[name]
@@ -561,7 +561,7 @@ def _items_page(places: dict, root: Path) -> str:
         lines.append(f"| {shown} | {section} | {says} | {links or '—'} |")
     return "\n".join(lines)
 
-# %% ../../nbs/310_site.ipynb #c310044
+# %% ../../nbs/310_site.ipynb #c310045
 def _names_page(book: Book) -> str:
     "The index of everything that the library exports."
     parts = []
@@ -609,7 +609,7 @@ def _other_pages(book: Book, places: dict) -> dict[str, str]:
     head = "---\ntitle: {}\ndescription: {}\n---\n\n{}\n"
     return {f"{name}.qmd": head.format(*page) for name, page in made.items()}
 
-# %% ../../nbs/310_site.ipynb #c310046
+# %% ../../nbs/310_site.ipynb #c310047
 def _settings(root: Path) -> dict[str, str]:
     "settings.ini, with where the site will stand."
     config = ConfigParser(delimiters=["="], interpolation=None)
@@ -652,7 +652,7 @@ def site_config(book: Book) -> dict:
     web["page-footer"] = {"left": left, "right": "Rendered with {} {}".format(*renderer())}
     return config
 
-# %% ../../nbs/310_site.ipynb #c310048
+# %% ../../nbs/310_site.ipynb #c310049
 def _copy_linked(text: str, root: Path, folder: Path) -> None:
     "Copy the files of the project that a page links to from the root (`/results/…`, `/LICENSE`)."
     for _, link, _ in _LINK.findall(text):
@@ -692,7 +692,7 @@ def stage(root: Path | None = None) -> Path:  # the folder, `_proc/`
     _write_dark_theme(folder / "assets" / "dark.css")
     return folder
 
-# %% ../../nbs/310_site.ipynb #c310051
+# %% ../../nbs/310_site.ipynb #c310052
 _KATEX = r"katex\.min\.js|katex\.min\.css|auto-render\.min\.js"
 _ASKS = r"(?=[^>]*\srel=[\"']?(?:stylesheet|preload|preconnect|dns-prefetch))"
 _IN_HTML = [  # pattern, replacement; {up} leads to the root
@@ -732,7 +732,7 @@ def make_offline(site: Path, url: str = "") -> None:
         (site / "search.js").write_text(f"window.searchIndex = {index};\n")
     _mend_quarto(site / "site_libs")
 
-# %% ../../nbs/310_site.ipynb #c310052
+# %% ../../nbs/310_site.ipynb #c310053
 def _mend_quarto(libs: Path) -> None:
     "Let Quarto's own scripts work from the file system, where modules may not be loaded."
     search = libs / "quarto-search" / "quarto-search.js"
@@ -747,7 +747,7 @@ def _mend_quarto(libs: Path) -> None:
         text = re.sub(r"(?m)^import .*tabsets.*$", lambda m: whole, main.read_text())
         main.write_text(f"(() => {{\n{text}\n}})();\n")
 
-# %% ../../nbs/310_site.ipynb #c310054
+# %% ../../nbs/310_site.ipynb #c310055
 _FOR_QUARTO = r"html-math-method|execute\.enabled|grid|respect-user-color-scheme"
 
 
@@ -779,7 +779,7 @@ def _add_files(site: Path, root: Path) -> None:
     (site / ".nojekyll").touch()
     (site / "assets" / "dark.css").unlink(missing_ok=True)
 
-# %% ../../nbs/310_site.ipynb #c310056
+# %% ../../nbs/310_site.ipynb #c310057
 def swap(new: Path, place: Path, aside: Path) -> None:
     "Put the folder `new` at `place`, so that one is there whenever the process is killed."
     if aside.exists() and not place.exists():
@@ -811,12 +811,12 @@ def render(root: Path | None = None) -> Path:  # the front page, `_site/index.ht
             swap(built, site, aside)
     return site / "index.html"
 
-# %% ../../nbs/310_site.ipynb #c310061
+# %% ../../nbs/310_site.ipynb #c310062
 def use_vcae_site(cell: dict) -> None:
     "End a command of nbdev that would make other pages than these."
     raise SystemExit("This book has commands of its own: `vcae site`, and `make readme`")
 
-# %% ../../nbs/310_site.ipynb #c310063
+# %% ../../nbs/310_site.ipynb #c310064
 def _readme_link(m: re.Match) -> str:
     "A link of the index, which lies in `nbs/`, as the README needs it."
     outside = re.match(r"[a-z]+:|#|/", m[2])
