@@ -46,7 +46,7 @@ class Resources:
     ] = None
 
     def __post_init__(self):
-        from vcae_nb.core import VcaeError  # imports torch
+        from vcae_nb.core import VcaeError
 
         for name in ("jobs", "cpus", "time", "mem", "max_requeues"):
             value = getattr(self, name)

@@ -22,9 +22,7 @@ from submitit import SlurmExecutor
 from submitit import SlurmJob as Submitted
 from submitit.helpers import Checkpointable
 
-from vcae_nb.book.engine import (
-    Job, jobs_folder, Outcome, outcome_of, tell, wants_gpu,
-)
+from .engine import Job, jobs_folder, Outcome, outcome_of, tell, wants_gpu
 from .options import Resources
 from ..core import runs_root, VcaeError
 from ..kept import leave, read_json, stop_signals, write_file

@@ -7,12 +7,11 @@ __all__ = ['TABLE_1', 'LAMBDAS', 'SCALES', 'MORE', 'REDUCED_MNIST', 'named', 'gr
            'table_claims', 'claims', 'capacity_claim']
 
 # %% ../../nbs/203_reduced_mnist.ipynb #48116aee
-import numpy as np
 import pandas as pd
 
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, compare, fair, judge, MARGIN, pick, summarise, weakest
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/203_reduced_mnist.ipynb #687b2dd2
 TABLE_1 = pd.DataFrame(

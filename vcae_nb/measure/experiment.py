@@ -10,7 +10,7 @@ __all__ = ['OLDER', 'row_of', 'write_signed', 'read_signed', 'same', 'Results', 
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from vcae_nb.core import (
-    choose, data_root, is_checkout, pick_device, project_root, results_path, results_root, sha256,
-    VcaeError,
+    choose, data_root, is_checkout, pick_device, project_root, results_path, results_root,
+    sha256, VcaeError,
 )
 from ..data.datasets import load_dataset
 from ..data.resident import Dataset
@@ -29,7 +29,8 @@ from vcae_nb.measure.results import (
     check_scale, Claim, frame_of, holm, markdown_table, MARKS, pick, PROFILES, VERDICTS,
 )
 from ..method.models import Spec
-from ..method.training import find_run, fit, identity_of, provenance_of, Run
+from ..method.runs import find_run, fit, identity_of, Run
+from ..method.training import provenance_of
 
 # %% ../../nbs/312_experiment.ipynb #719b6a4c
 def row_of(

@@ -9,8 +9,8 @@ __all__ = ['PROFILES', 'COLOURS', 'VARIANCE_TOLERANCE', 'MMD_CODES', 'VERDICTS',
            'claims_table', 'markdown_table', 'forest']
 
 # %% ../../nbs/306_results.ipynb #e4b23314
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import matplotlib.pyplot as plt

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..core import VcaeError, choose, own_numerics
+from ..core import choose, own_numerics, VcaeError
 from ..kept import disk_errors, write_file
-from .runs import Run, remarks
+from .runs import remarks, Run
 
 # %% ../../nbs/316_export.ipynb #16112e58
 class Decoder(nn.Module):
