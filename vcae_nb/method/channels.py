@@ -43,8 +43,10 @@ class Additive(nn.Module):
     heads = 1
 
     def __init__(
-        self, z_dim: int, sigma: float
-    ):  # standard deviation of the noise, not its variance
+        self,
+        z_dim: int,
+        sigma: float,  # standard deviation of the noise, not its variance
+    ):
         super().__init__()
         if not sigma > 0:
             raise VcaeError(
