@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vcae_nb.method.models import Autoencoder, critic_loss, critic_of, MODELS, Spec
+from vcae_nb.method.models import Autoencoder, discriminator_objective, discriminator_of, row_of, Spec
 from vcae_nb.method.networks import BatchNorm, ToMap, ToVector
 from vcae_nb.method.objectives import total_correlation
-from vcae_nb.method.training import fit
+from vcae_nb.method.runs import fit
 
 
 class Skipped(Exception):
@@ -84,7 +84,7 @@ def plain_loss(model, spec, x):
     "The objective of a model without total correlation, and the codes of the batch."
     code = model.encode(x, torch.randn(len(x), spec.z_dim, device=x.device))
     prior = torch.randn(len(x), spec.z_dim, device=x.device)
-    loss = model.error(x, code.z).mean() + spec.lam * MODELS[spec.model].penalty(code, prior, spec)
+    loss = model.error(x, code.z).mean() + spec.lam * row_of(spec.model).penalty(code, prior, spec)
     return loss, code.z
 
 
@@ -96,7 +96,7 @@ def floats(data):
 def bare(spec, data, device):
     "What one would write first: NCHW memory, a resident tensor, Adam, no bookkeeping at all."
     torch.manual_seed(0)
-    images, model, critic = floats(data).to(device), plain_model(spec, data).to(device), critic_of(spec)
+    images, model, critic = floats(data).to(device), plain_model(spec, data).to(device), discriminator_of(spec)
     optimiser = torch.optim.Adam(model.parameters(), lr=spec.lr)
     if critic:
         critic_optimiser = torch.optim.Adam(critic.to(device).parameters(), lr=spec.tc_lr)
@@ -113,7 +113,7 @@ def bare(spec, data, device):
         optimiser.step()
         if critic:
             critic_optimiser.zero_grad()
-            critic_loss(critic, model, z, draw(), generator).backward()
+            discriminator_objective(critic, model, z, draw(), generator).backward()
             critic_optimiser.step()
     wait_for(device)
     return time.perf_counter() - started
@@ -123,7 +123,7 @@ def by_pythae(spec, data, device):
     "One epoch of pythae's `BaseTrainer`, whose model computes the same objective with the same networks."
     models, trainers = package("pythae.models"), package("pythae.trainers")
     outputs, datasets = package("pythae.models.base.base_utils"), package("pythae.data.datasets")
-    if MODELS[spec.model].tc:
+    if row_of(spec.model).tc:
         raise Skipped("pythae's trainer has no discriminator of this kind")
 
     class Same(models.BaseAE):
