@@ -449,11 +449,12 @@ def data_images(
         typer.Option(help="The part to test on; otherwise the folders train/ and test/ where they are there, or a tenth.", show_default=False),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be used.")] = False,
+    pad: Annotated[bool, typer.Option("--pad", help="Add black bars to what is not square, instead of cropping it.")] = False,
 ):
     "Your own images: a folder or a zip of pictures."
     from vcae_nb.data.images import about_prepared, prepare_images, SHOWN
 
-    out = prepare_images(path, name, size, crop, test, skip_bad, progress=bar)
+    out = prepare_images(path, name, size, crop, test, skip_bad, pad, progress=bar)
     skipped = about_prepared(out)["skipped"]
     for line in skipped[:SHOWN]:
         typer.echo(f"left out: {line}", err=True)
@@ -467,14 +468,9 @@ def data_shapes3d(
     path: Annotated[Optional[Path], typer.Argument(help="3dshapes.h5; fetched (268 MB) where it is not given.", show_default=False)] = None,
 ):
     "3D-Shapes: 3dshapes.h5 as one plain array of 5.9 GB."
-    from vcae_nb.data.images import download, SHAPES3D_URL
-    from vcae_nb.data.shapes3d import (
-        convert_shapes3d, shapes3d_path, SHAPES3D_SHA256, SHAPES3D_SIZE,
-    )
+    from vcae_nb.data.shapes3d import convert_shapes3d
 
-    if path is None and not shapes3d_path().exists():
-        path = download(SHAPES3D_URL, data_root() / "3dshapes.h5", SHAPES3D_SIZE, SHAPES3D_SHA256, bar)
-    out = convert_shapes3d(path or "3dshapes.h5", progress=bar)
+    out = convert_shapes3d(path, progress=bar)
     typer.echo(f"shapes3d: 480,000 images, 64x64x3, {os.path.relpath(out)}")
 
 
@@ -492,9 +488,9 @@ def data_list(
             found.append(about_prepared(path))
             lines.append(summary(path))
         except VcaeError as e:
-            found.append({"name": path.stem, "error": str(e)})
-            lines.append(f"{path.stem}: {e}")
-    if shapes3d_path().is_file():
+            found.append({"name": path.name, "error": str(e)})
+            lines.append(f"{path.name}: {e}")
+    if (shapes3d_path() / "manifest.json").is_file():
         found.append({"name": "shapes3d"})
         lines.append(f"shapes3d: 480,000 images, 64x64x3, {os.path.relpath(shapes3d_path())}")
     if as_json:

@@ -71,8 +71,8 @@ def all_codes(
 ) -> dict[str, Tensor]:  # noisy and mean: float32 (480000, z_dim), in the order of the index
     "The codes of all images of the run's data set."
     def compute():
-        source = load_dataset(run.spec.dataset).train.source.to(device)
-        noisy, mean = encode_all(run.model.to(device), Composed(source, torch.arange(N_IMAGES, device=device)), block=1000)
+        images = Composed(load_dataset(run.spec.dataset).train.source).to(device)
+        noisy, mean = encode_all(run.model.to(device), images, block=1000)
         run.model.cpu()
         return {"noisy": noisy, "mean": mean}
 

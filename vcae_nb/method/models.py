@@ -323,9 +323,10 @@ def as_torch_draws(
     "Draw the dense layers of another library's module anew, from PyTorch's own distribution."
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            for p in (layer.weight, layer.bias):
+                drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64)
+                p.data.copy_(bound * (2 * drawn - 1))
 
 # %% ../../nbs/106_models.ipynb #1237e064
 def loss_terms(
