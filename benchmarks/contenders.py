@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vcae_nb.method.models import Autoencoder, discriminator_objective, discriminator_of, row_of, Spec
+from vcae_nb.method.models import Autoencoder, discriminator_objective, discriminator_of, row_of
 from vcae_nb.method.networks import BatchNorm, ToMap, ToVector
 from vcae_nb.method.objectives import total_correlation
 from vcae_nb.method.runs import fit

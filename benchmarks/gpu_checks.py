@@ -24,7 +24,7 @@ from run import case_of, images, side_by_side, SIDES
 from scipy import stats
 
 from vcae_nb.core import keyed_generator, machine, own_numerics, pick_device, project_root
-from vcae_nb.data.resident import dataset_of
+from vcae_nb.data.datasets import dataset_of
 from vcae_nb.method.channels import Additive
 from vcae_nb.method.flows import fit_flow, FlowSpec, FlowTrainer, sample
 from vcae_nb.method.models import Autoencoder, MODELS, Spec

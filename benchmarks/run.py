@@ -32,8 +32,9 @@ import torch
 from contenders import package, Skipped, WAYS
 
 from vcae_nb.core import keyed_generator, machine, project_root
-from vcae_nb.data.resident import as_batch, dataset_of
-from vcae_nb.data.shapes3d import FACTORS, N_IMAGES, RealShapes3D, RenderedShapes3D
+from vcae_nb.data.datasets import dataset_of
+from vcae_nb.data.resident import as_batch, Mapped
+from vcae_nb.data.shapes3d import FACTORS, N_IMAGES, RenderedShapes3D
 from vcae_nb.measure.frechet import frechet_distance
 from vcae_nb.measure.score import factor_vae_score, PROTOCOLS
 from vcae_nb.method.channels import Additive
@@ -140,8 +141,8 @@ def batches(quick, rounds):
             f.create_dataset("images", data=np.load(array), chunks=(n, 4, 4, 1), compression="gzip", compression_opts=1)
         sources = {
             "rendered": rendered.images,
-            "mapped from the disk": RealShapes3D(array, n=n).images,
-            "resident": RealShapes3D(array, resident=True, n=n).images,
+            "mapped from the disk": Mapped(np.load(array, mmap_mode="r"), "like").images,
+            "resident": torch.from_numpy(np.load(array)).__getitem__,
         }
         ways = {name: lambda s=source: seconds(lambda: as_batch(s(index))) for name, source in sources.items()}
         with h5py.File(original) as f:
