@@ -65,7 +65,7 @@ def seconds(work):
 def side_by_side(part, case, ways, of, unit, rounds, beside=None):
     """Measures of several ways to do the same, in turns; each way is a function without arguments that returns seconds.
 
-    `of` is how many of the `unit` are done; `beside` is the way whose seconds are divided by those of the others.
+    `of` is how many units are done; `beside` is the way whose seconds are divided by those of the others.
     """
     taken, skipped = {}, {}
     for name, way in ways.items():  # once, so that everything is loaded, and to see what works
@@ -94,7 +94,7 @@ def images(shape, n=2000):
 
 def cases(quick):
     "The specs of `CASES`."
-    for model, network, width, batch, steps in CASES:
+    for model, network, width, batch, steps in CASES[::2] if quick else CASES:
         settings = dict(width=1 / 64, batch=4, steps=2) if quick else dict(width=width, batch=batch, steps=steps)
         units = 8 if quick and model.startswith("TC-") else None
         yield Spec(model=model, network=network, z_dim=16, tc_units=units, **settings)
@@ -109,13 +109,13 @@ def training(quick, rounds):
     for spec in cases(quick):
         data, turn = images(SIDES[spec.network], 40 if quick else 2000), iter(range(10**6))
         ways = {n: lambda way=way: way(replace(spec, seed=next(turn)), data, CPU) for n, way in WAYS.items()}
-        yield from side_by_side("training", case_of(spec), ways, spec.steps * spec.batch, "images", rounds, "bare loop")
+        yield from side_by_side("training", case_of(spec), ways, spec.steps * spec.batch, "image", rounds, "bare loop")
 
 
 def memory(quick, rounds):
     "What a training adds to the memory of its process, at its peak."
     for i, spec in enumerate(list(cases(quick))[: 1 if quick else None]):
-        for name in ("bare loop", "fit"):
+        for name in ("fit",) if quick else ("bare loop", "fit"):
             command = [sys.executable, __file__, "--peak", str(i), name] + ["--quick"] * quick
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             yield {"part": "memory", "case": case_of(spec), "what": name, "bytes": int(done.stdout.split()[-1])}
@@ -132,7 +132,7 @@ def peak(i, name, quick):
 
 def batches(quick, rounds):
     "64 random images of 3D-Shapes."
-    n, rendered = 600 if quick else 15_000, RenderedShapes3D()
+    n, rendered = 64 if quick else 15_000, RenderedShapes3D()
     index = torch.randint(n, (64,), generator=keyed_generator(0, "benchmark"))
     with tempfile.TemporaryDirectory() as folder:
         array, original = Path(folder) / "like.npy", Path(folder) / "like.h5"
@@ -148,7 +148,7 @@ def batches(quick, rounds):
         with h5py.File(original) as f:
             one = lambda: seconds(lambda: f["images"][int(index[0])])
             ways["the original file"] = lambda: one() * len(index)
-            yield from side_by_side("batches", "3D-Shapes", ways, len(index), "images", rounds, "the original file")
+            yield from side_by_side("batches", "3D-Shapes", ways, len(index), "image", rounds, "the original file")
 
 
 def votes_in_a_loop(codes, protocol):
@@ -172,7 +172,7 @@ def score(quick, rounds):
             "a loop over votes": lambda: seconds(lambda: votes_in_a_loop(codes.numpy(), protocol)),
             "factor_vae_score": lambda: seconds(lambda: factor_vae_score(codes, protocol)),
         }
-        yield from side_by_side("score", name, ways, len(codes), "codes", rounds, "a loop over votes")
+        yield from side_by_side("score", name, ways, 1, "score", rounds, "a loop over votes")
 
 
 def by_sqrtm(a, b):
@@ -190,7 +190,7 @@ def frechet(quick, rounds):
             "sqrtm": lambda: seconds(lambda: by_sqrtm(a.numpy(), b.numpy())),
             "frechet_distance": lambda: seconds(lambda: frechet_distance(a, b)),
         }
-        yield from side_by_side("frechet", f"{n:,} images, {d} features", ways, n, "images", rounds, "sqrtm")
+        yield from side_by_side("frechet", f"{n:,} images, {d} features", ways, 1, "distance", rounds, "sqrtm")
 
 
 def flow(quick, rounds):
@@ -221,7 +221,7 @@ def flow(quick, rounds):
         trainer.means()
 
     ways = {"zuko": by_zuko, "fit_flow": lambda: seconds(ours)}
-    yield from side_by_side("flow", "MAF, 6 layers, 64-64", ways, steps, "steps", rounds, "zuko")
+    yield from side_by_side("flow", "MAF, 6 layers, 64-64", ways, steps, "step", rounds, "zuko")
 
 
 def start(quick, rounds):
@@ -244,7 +244,7 @@ def start(quick, rounds):
     }
     if quick:
         ways = {"import vcae_nb": ways["import vcae_nb"]}
-    yield from side_by_side("start", "a new process", ways, 1, "starts", rounds)
+    yield from side_by_side("start", "a new process", ways, 1, "start", rounds)
 
 
 def growth(quick, rounds):
