@@ -11,6 +11,7 @@ _WHERE = {
     "fit": "method.runs",
     "find_run": "method.runs",
     "remarks": "method.runs",
+    "export": "method.export",
     "FlowSpec": "method.flows",
     "fit_flow": "method.flows",
     "sample": "method.flows",
@@ -27,7 +28,10 @@ def __getattr__(name):
     "Each name is imported when it is first used, so that `import vcae_nb` is quick."
     if name not in _WHERE:
         raise AttributeError(f"module 'vcae_nb' has no attribute {name!r}")
-    return getattr(import_module(f"vcae_nb.{_WHERE[name]}"), name)
+    found = getattr(import_module(f"vcae_nb.{_WHERE[name]}"), name)
+    if _WHERE[name] == "method.runs":
+        import_module("vcae_nb.method.export")  # which gives runs their `export` and `card`
+    return found
 
 
 def __dir__():

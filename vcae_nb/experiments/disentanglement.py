@@ -21,9 +21,10 @@ from ..data.datasets import load_dataset
 from ..data.resident import Composed
 from ..data.shapes3d import FACTORS, factors_of, N_IMAGES
 from ..measure.features import factor_matrix, feature_table, followed, gaussian_distance
-from vcae_nb.measure.results import (
-    check_scale, estimate_of, held, keep, make_claim, paired, verdict, weakest,
+from vcae_nb.measure.old_results import (
+    estimate_of, held, keep, make_claim, paired, verdict, weakest,
 )
+from ..measure.results import check_scale
 from ..measure.score import factor_vae_score, PROTOCOLS
 from ..method.metrics import encode_all
 from ..method.models import Spec

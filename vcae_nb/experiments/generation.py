@@ -24,9 +24,10 @@ from ..data.resident import as_batch, Dataset
 from vcae_nb.measure.frechet import (
     absent, extractor, frechet_score, make_reference, nearest_neighbours, quantise, Reference,
 )
-from vcae_nb.measure.results import (
-    COLOURS, estimate, estimate_of, held, keep, make_claim, paired, row_of, rows_where, verdict,
+from vcae_nb.measure.old_results import (
+    estimate, estimate_of, held, keep, make_claim, paired, row_of, rows_where, verdict,
 )
+from ..measure.results import COLOURS
 from ..method.flows import fit_flow, Flow, FlowSpec, sample, sample_codes
 from ..method.models import Spec
 from ..method.runs import Run

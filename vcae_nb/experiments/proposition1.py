@@ -21,7 +21,8 @@ from torch.func import jacfwd, jvp
 from ..core import choose, keyed_generator, pick_device, sha256, VcaeError
 from ..data.datasets import load_dataset
 from ..data.resident import as_batch
-from ..measure.results import check_scale, estimate, make_claim, make_row, verdict
+from ..measure.old_results import estimate, make_claim, make_row, verdict
+from ..measure.results import check_scale
 from ..method.models import Spec
 from ..method.runs import Run
 

@@ -66,7 +66,7 @@ def probe(
     row = row_of(spec.model)
     small = Spec(
         model=spec.model, network=spec.network, distortion=spec.distortion, init=spec.init,
-        dataset="probe", width=1 / 16 if len(shape) == 1 else 1 / 64, z_dim=3, batch=8, steps=6,
+        dataset="probe", width=1 / 16, z_dim=3, batch=8, steps=6,
         lr=0.01, schedule=((3, 0.5),), tc_units=8 if row.tc else None,
         tc_lr=0.03 if row.tc else None,
         sigma=None if spec.sigma is None else 0.3, decay=0.1 if row.decay else None,
