@@ -1,5 +1,6 @@
 # make reproduce [PROFILE=smoke|cpu|paper]   train, execute the notebooks, build the site
 # make test                                  the gates, every notebook, and tests/
+# make benchmark                             speed and memory beside others, into results/benchmark.json
 # make test-slurm                            the smoke grids on a real SLURM of one node; as root, on Debian
 
 PROFILE ?= smoke
@@ -21,7 +22,7 @@ readme: .venv/.installed
 	@$(BIN)/python -c "from vcae_nb.book.site import write_readme; write_readme()"
 
 benchmark: .venv/.installed
-	@$(BIN)/python benchmarks/step.py
+	@$(BIN)/python benchmarks/run.py
 
 # Everything in one pip command, or the pins of nbdev's companions are not seen together.
 .venv/.installed: constraints.txt settings.ini setup.py

@@ -8,6 +8,9 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read("settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("book", "dev", "efficientnet")}
+extras["dev"] += extras["book"]
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -21,7 +24,7 @@ setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "efficientnet")},
+    extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

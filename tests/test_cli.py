@@ -6,19 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from vcae_nb import batch, cli
+from vcae_nb.book import cli
+from vcae_nb.book.site import pages
 from vcae_nb.core import project_root, VcaeError
+from vcae_nb.experiments import catalogue
+from vcae_nb.measure.experiment import Experiment
 from vcae_nb.method.models import Spec
 
-VCAE = Path(sys.executable).parent / "vcae"
+VCAE = [sys.executable, "-m", "vcae_nb"]
+TOY = dict(dataset="mog", network="mlp", z_dim=2, batch=200, steps=20)
 
 
-def vcae(*words, **env):
-    return subprocess.run([VCAE, *words], cwd=project_root(), env=os.environ | env, capture_output=True, text=True)
+def vcae(*words, cwd=None, **env):
+    env = os.environ | {"PYTHONPATH": str(project_root())} | env
+    words = [*VCAE, *map(str, words)]
+    return subprocess.run(
+        words, cwd=cwd or project_root(), env=env, capture_output=True, text=True
+    )
 
 
 def refused(*words, **env):
@@ -30,28 +38,77 @@ def refused(*words, **env):
     return lines[0]
 
 
+def invoke(*words):
+    "The same in this process, where a refusal is an exception."
+    return CliRunner().invoke(cli.app, list(map(str, words)))
+
+
+def told(*words):
+    "Why a command refuses, in this process."
+    done = invoke(*words)
+    assert isinstance(done.exception, VcaeError), done.output
+    return str(done.exception)
+
+
 def test_help_says_what_there_is():
-    out = vcae("--help").stdout
-    assert all(word in out for word in ("run", "status", "site"))
-    assert "--profile" in vcae("run", "--help").stdout
+    shown = vcae("-h").stdout
+    commands = "run train status site fit list compare sample traverse export data".split()
+    assert all(f"  {name} " in shown for name in commands)
+    assert vcae("--version").stdout.startswith("vcae_nb 0")
+
+
+def test_help_needs_neither_torch_nor_notebooks():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'nbdev', 'submitit']))\n"
+        "from vcae_nb.book.cli import app; app(['run', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    options = "--profile --executor --jobs --max-requeues --slurm --anew --emit".split()
+    assert all(option in done.stdout for option in options), done.stderr
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path):
+    (tmp_path / "nbdev.py").write_text("raise ModuleNotFoundError(\"No module\", name='nbdev')")
+    done = vcae("site", PYTHONPATH=f"{tmp_path}:{project_root()}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "this needs the package nbdev" in done.stderr and ".[book]" in done.stderr
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["run", "toy_mgo"], "unknown experiment 'toy_mgo'"),
+        (["run", "toy_mgo"], "unknown experiment 'toy_mgo'.*Did you mean 'toy_mog'"),
         (["run", "--profile", "papr"], "unknown profile 'papr'"),
         (["run", "--seeds", "0"], "seeds must be a whole number from 1"),
+        (["run", "toy_mog", "--all"], "leave out toy_mog, or leave out --all"),
         (["run", "toy_mog", "--device", "tpu9"], "device 'tpu9' is not available"),
         (["run", "toy_mog", "--executor", "slrum"], "unknown executor 'slrum'"),
-        (["run", "toy_mog", "--executor", "local", "--device", "cuda:1"], "GPUs are dealt out one to a job"),
+        (
+            ["run", "toy_mog", "--executor", "local", "--device", "cuda:1"],
+            "GPUs are dealt out one to a run",
+        ),
         (["run", "toy_mog", "--jobs", "0"], "jobs must be positive"),
-        (["train", "nowhere.json"], "cannot read nowhere.json"),
+        (["run", "toy_mog", "--mem", "inf"], "mem must be positive and finite"),
+        (["run", "toy_mog", "--slurm", "a\ntouch x"], "NAME=VALUE in one line"),
+        (["train", "nowhere.json"], "nowhere.json is not there"),
         (["status", "--profile", "big"], "unknown profile 'big'"),
+        (["fit", "mog", "--set", "lr"], "--set takes NAME=VALUE"),
+        (["fit", "mog", "--set", "latent=8"], "unknown setting 'latent'"),
+        (["fit", "mog", "--model", "VEA"], "unknown model 'VEA'"),
+        (["fit", "nothing.npy"], "nothing.npy is not there"),
+        (["sample", "nothing"], "there is no finished run"),
+        (["compare", "nothing"], "there is no finished run"),
     ],
 )
-def test_wrong_words(words, message, tmp_path):
-    assert message in refused(*words, VCAE_RUNS=str(tmp_path))
+def test_wrong_words(words, message, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.setenv("VCAE_RUNS", str(tmp_path))
+    assert re.search(message, told(*words))
+
+
+def test_a_refusal_is_one_line():
+    assert "unknown experiment 'toy_mgo'" in refused("run", "toy_mgo")
 
 
 def test_a_wrong_option_is_explained():
@@ -59,74 +116,105 @@ def test_a_wrong_option_is_explained():
     assert done.returncode == 2 and "--sedes" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_damaged_data(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (raw / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03\0\0\0\x10")
-    line = refused("run", "reduced_mnist", "--profile", "cpu", VCAE_DATA=str(tmp_path), VCAE_RUNS=str(tmp_path / "runs"))
-    assert "is damaged; delete it and fetch it again" in line
-
-
 def test_folder_that_cannot_be_written():
-    line = refused("run", "toy_mog", VCAE_RUNS="/proc/vcae")
-    assert "cannot write /proc/vcae" in line
+    assert "cannot write /proc/vcae" in refused("run", "toy_mog", "--anew", VCAE_RUNS="/proc/vcae")
 
 
 def test_damaged_weights(tmp_path):
     env = {"VCAE_RUNS": str(tmp_path / "runs"), "VCAE_RESULTS": str(tmp_path / "results")}
-    script = "from vcae_nb.experiments.toy_mog import specs; from vcae_nb.method.training import fit; print(fit(specs('smoke', 1)[0]).folder)"
-    made = subprocess.run([sys.executable, "-c", script], cwd=project_root(), env=os.environ | env, capture_output=True, text=True, check=True)
-    weights = Path(made.stdout.strip()) / "weights.safetensors"
+    (tmp_path / "specs.json").write_text(json.dumps([TOY]))
+    assert vcae("train", tmp_path / "specs.json", **env).returncode == 0
+    (weights,) = (tmp_path / "runs").glob("*/weights.safetensors")
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    assert "weights.safetensors is missing or damaged: its SHA-256" in refused("run", "toy_mog", **env)
+    line = refused("train", tmp_path / "specs.json", **env)
+    assert "weights.safetensors is missing or damaged: its SHA-256" in line
     assert weights.read_bytes() == content  # nothing is lost by looking
 
 
-def test_status_as_json(tmp_path):
-    done = vcae("status", "reduced_mnist", "--profile", "paper", "--json", VCAE_RUNS=str(tmp_path))
-    lines = json.loads(done.stdout)
-    assert len(lines) == 35 and {line["state"] for line in lines} == {"missing"} and {line["page"] for line in lines} == {"missing"}
-
-
-TOY = Spec(dataset="mog", network="mlp", z_dim=2, batch=200, steps=20)
+def test_one_of_a_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("VCAE_RUNS", str(tmp_path))
+    (tmp_path / "specs.json").write_text(json.dumps([TOY | {"seed": n} for n in range(3)]))
+    assert "there is no number 3" in told("train", tmp_path / "specs.json", "--index", "3")
+    assert invoke("train", tmp_path / "specs.json", "--index", "1").exit_code == 0
+    (made,) = tmp_path.glob("*/manifest.json")
+    assert made.parent.name == Spec(**TOY, seed=1).key
 
 
 def test_run_all(tmp_path, monkeypatch):
-    "A run that fails leaves its experiments out; the others are executed, then the site is built, and what is wrong stands at the end."
-    grids = {"fails": [TOY, Spec(**TOY.settings | {"lr": 1e30})], "shares": [TOY], "breaks": [Spec(**TOY.settings | {"seed": 1})]}
+    "A run that fails leaves its experiment out; the others are executed, then the site is built."
+    seeds = dict(smoke=1, cpu=1, paper=1)
+    grids = {"fails": [TOY, TOY | {"lr": 1e30}], "shares": [TOY], "breaks": [TOY | {"lr": 0.01}]}
+    made = {n: Experiment(n, "6", seeds, lambda p, g=g: g) for n, g in grids.items()}
     done = []
 
     def execute_book(profile, parameters=None, names=None):
         done.extend(names)
         if names == ["breaks"]:
-            raise VcaeError("12_breaks.ipynb failed in cell 3: ValueError: no")
+            raise VcaeError("212_breaks.ipynb failed in cell 3: ValueError: no")
 
-    monkeypatch.setenv("VCAE_RUNS", str(tmp_path))
-    monkeypatch.setattr(cli, "experiments", lambda: list(grids))
-    monkeypatch.setattr(cli, "grid", lambda name, profile, seeds: (grids[name], 1))
+    monkeypatch.setenv("VCAE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("VCAE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(catalogue, "EXPERIMENTS", made)
     monkeypatch.setattr(cli, "site", lambda profile: done.append(f"site {profile}"))
-    monkeypatch.setattr(batch, "execute_book", execute_book)
-    run = CliRunner().invoke(cli.app, ["run", "--all", "--device", "cpu"])
-    assert done == ["shares", "breaks", "site smoke"]
+    monkeypatch.setattr(pages, "execute_book", execute_book)
+    run = invoke("run", "--all", "--device", "cpu")
+    assert done == ["shares", "breaks", "site smoke"], run.output
     assert "3 runs of fails, shares, breaks; 0 are done already" in run.stdout
-    assert "fails is left out: 1 of its 2 runs are not done" in run.stdout
-    assert isinstance(run.exception, VcaeError) and "smaller lr" in str(run.exception) and "failed in cell 3" in str(run.exception)
-    again = CliRunner().invoke(cli.app, ["run", "shares"])
+    assert "fails is left out: 1 of its runs are not done" in run.stdout
+    assert "smaller lr" in str(run.exception) and "failed in cell 3" in str(run.exception)
+    again = invoke("run", "shares")
     assert "1 runs of shares; 1 are done already" in again.stdout and "[1/" not in again.stdout
 
 
-def test_emitted_job_runs(tmp_path):
-    "What is in the manifest is what a pod would do: the list, and the command with its number."
-    done = vcae("run", "toy_mog", "--emit", "k8s", "--image", "here:1", "--claim", "disk", "--device", "cpu", "--cpus", "1")
-    config_map, job = yaml.safe_load_all(done.stdout)
-    (tmp_path / "specs.json").write_text(config_map["data"]["specs.json"])
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    replaced = {"/specs/specs.json": str(tmp_path / "specs.json"), "$(INDEX)": "3"}
-    words = [replaced.get(word, word) for word in container["command"][1:]]
-    ran = vcae(*words, VCAE_RUNS=str(tmp_path / "runs"))
-    assert ran.returncode == 0 and job["spec"]["completions"] == 4, ran.stderr
-    assert [p.parent.name for p in (tmp_path / "runs").glob("*/manifest.json")] == [Spec.from_dict(json.loads(config_map["data"]["specs.json"])[3]).key]
-    assert "there is no number 4" in refused(*[{"3": "4"}.get(word, word) for word in words], VCAE_RUNS=str(tmp_path / "runs"))
+def test_anew_sets_old_results_aside_and_brings_them_back(tmp_path, monkeypatch):
+    seeds = dict(smoke=1, cpu=1, paper=1)
+    monkeypatch.setenv("VCAE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("VCAE_RESULTS", str(tmp_path))
+    experiment = Experiment("toy", "6", seeds, lambda profile: [TOY])
+    monkeypatch.setattr(catalogue, "EXPERIMENTS", {"toy": experiment})
+    experiment.run("smoke")
+    results, wanted = tmp_path / "smoke" / "toy.json", []
+    before = results.read_text()
+    assert invoke("run", "toy", "--emit").stdout == "[\n\n]\n"  # its row counts
+
+    def execute_book(profile, parameters=None, names=None):
+        wanted.append(results.is_file())
+        if len(wanted) == 1:
+            raise VcaeError("no")
+
+    monkeypatch.setattr(pages, "execute_book", execute_book)
+    assert told("run", "toy", "--anew") == "no"
+    assert wanted == [False] and results.read_text() == before
+    assert invoke("run", "toy").exit_code == 0 and wanted[1:] == [True]
+
+
+def test_status_of_experiments(tmp_path):
+    words = ["status", "toy_mog", "--profile", "paper", "--seeds", "2"]
+    lines = json.loads(vcae(*words, "--json", VCAE_RUNS=str(tmp_path)).stdout)
+    assert len(lines) == 22 and {line["state"] for line in lines} == {"missing"}
+    shown = vcae(*words, VCAE_RUNS=str(tmp_path)).stdout.splitlines()
+    assert len(shown) == 23 and "paper: 22 missing; page " in shown[-1]
+
+
+def test_everything_of_ones_own_works_from_any_folder(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "own.npy", images)
+    words = ["fit", "own.npy", "--width", "0.015625", "--z-dim", "2", "--steps", "3", "-o", "runs"]
+    for model in ("VCAE", "cWAE"):
+        done = vcae(*words, "--model", model, cwd=tmp_path)
+        assert done.returncode == 0 and "squared error" in done.stdout, done.stderr
+    status = vcae("status", cwd=tmp_path)
+    own = [line.split() for line in status.stdout.splitlines() if line.startswith("own ")]
+    assert [line[1:3] for line in own] == [["done", "3/3"]] * 2, status.stderr
+    listed = vcae("list", cwd=tmp_path).stdout
+    assert all(word in listed for word in ("VCAE-own-", "cWAE-own-", "z_dim=2", "total variance"))
+    table = vcae("compare", "VCAE", "cWAE", cwd=tmp_path).stdout
+    assert "test_sse_mean" in table and "model" in table and "z_dim" not in table
+    words = ["sample", "VCAE", "--distribution", "prior", "-n", "3"]
+    assert vcae(*words, "--folder", "new", cwd=tmp_path).returncode == 0
+    made = sorted(p.name for p in (tmp_path / "new").iterdir())
+    assert made == [f"0000{i}.png" for i in range(3)]
+    assert "names no format" in vcae(*words, "-o", "s.pgn", cwd=tmp_path).stderr
+    assert "by --data" in vcae("sample", "VCAE", cwd=tmp_path).stderr  # the array has no name

@@ -11,7 +11,8 @@ from dataclasses import replace
 from vcae_nb.experiments.generation import (
     Comparison, judged_by, rule_claim, sweep_of, table_2_claims, variance_spread,
 )
-from ..measure.old_results import check_scale, rows_where
+from ..measure.old_results import rows_where
+from ..measure.results import check_scale
 from ..method.flows import TABLE_5
 from ..method.models import Spec
 

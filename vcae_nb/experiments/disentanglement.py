@@ -22,12 +22,13 @@ from ..data.resident import Composed
 from ..data.shapes3d import FACTORS, factors_of, N_IMAGES
 from ..measure.features import factor_matrix, feature_table, followed, gaussian_distance
 from vcae_nb.measure.old_results import (
-    check_scale, estimate_of, held, keep, make_claim, paired, verdict, weakest,
+    estimate_of, held, keep, make_claim, paired, verdict, weakest,
 )
+from ..measure.results import check_scale
 from ..measure.score import factor_vae_score, PROTOCOLS
 from ..method.metrics import encode_all
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/212_disentanglement.ipynb #0af28efd
 TABLE_10 = {  # model: the paper's error (nats) and score of five runs; Table 3 has the run of the best score
@@ -71,8 +72,8 @@ def all_codes(
 ) -> dict[str, Tensor]:  # noisy and mean: float32 (480000, z_dim), in the order of the index
     "The codes of all images of the run's data set."
     def compute():
-        source = load_dataset(run.spec.dataset).train.source.to(device)
-        noisy, mean = encode_all(run.model.to(device), Composed(source, torch.arange(N_IMAGES, device=device)), block=1000)
+        images = Composed(load_dataset(run.spec.dataset).train.source).to(device)
+        noisy, mean = encode_all(run.model.to(device), images, block=1000)
         run.model.cpu()
         return {"noisy": noisy, "mean": mean}
 

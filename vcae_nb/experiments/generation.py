@@ -25,11 +25,12 @@ from vcae_nb.measure.frechet import (
     absent, extractor, frechet_score, make_reference, nearest_neighbours, quantise, Reference,
 )
 from vcae_nb.measure.old_results import (
-    COLOURS, estimate, estimate_of, held, keep, make_claim, paired, row_of, rows_where, verdict,
+    estimate, estimate_of, held, keep, make_claim, paired, row_of, rows_where, verdict,
 )
+from ..measure.results import COLOURS
 from ..method.flows import fit_flow, Flow, FlowSpec, sample, sample_codes
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/205_generation.ipynb #d07f67f1
 DISTRIBUTIONS = ("prior", "flow")

@@ -22,7 +22,7 @@ from ..measure.features import gaussian_distance
 from ..measure.results import Claim, compare, estimate, fair, judge, MARGIN, pick
 from ..method.flows import fit_flow, Flow, sample_codes, TABLE_5
 from ..method.metrics import encode_all
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/202_latent_space.ipynb #62297911
 SECTION_6_1 = pd.DataFrame(

@@ -9,7 +9,7 @@ __all__ = ['TABLE_2', 'LAMBDAS', 'SEEDS', 'MNIST', 'specs', 'claims']
 from dataclasses import replace
 
 from .generation import Comparison, judged_by, table_2_claims
-from ..measure.old_results import check_scale
+from ..measure.results import check_scale
 from ..method.flows import TABLE_5
 from ..method.models import Spec
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, compare, fair, judge, MARGIN, pick, summarise, weakest
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/203_reduced_mnist.ipynb #687b2dd2
 TABLE_1 = pd.DataFrame(

@@ -8,7 +8,8 @@ __all__ = ['TABLE_6', 'TABLE_7', 'SWEEPS', 'READINGS', 'SEEDS', 'specs', 'claims
 # %% ../../nbs/208_sensitivity.ipynb #7246e1db
 from .generation import rule_claim, sweep_of, variance_spread
 from .mnist import LAMBDAS, MNIST
-from ..measure.old_results import check_scale, held, make_claim, read_results, rows_where
+from ..measure.old_results import held, make_claim, read_results, rows_where
+from ..measure.results import check_scale
 from ..method.models import Spec
 
 # %% ../../nbs/208_sensitivity.ipynb #e3fca109

@@ -26,9 +26,10 @@ from vcae_nb.core import (
     choose, is_checkout, pick_device, project_root, results_path, sha256, VcaeError,
 )
 from ..kept import read_json, read_tensors, write_file
-from .results import check_scale, COLOURS, markdown_table, PROFILES
+from .results import PROFILES
 from ..method.models import bare_source
-from ..method.training import provenance_of, Run
+from ..method.runs import Run
+from ..method.training import provenance_of
 
 # %% ../../nbs/313_old_results.ipynb #2f3662a6
 def make_row(
