@@ -22,7 +22,7 @@ from vcae_nb.data.datasets import load_dataset
 from vcae_nb.method.models import Autoencoder, critic_loss, critic_of, MODELS, Spec
 from vcae_nb.method.networks import BatchNorm, ToMap, ToVector
 from vcae_nb.method.objectives import total_correlation
-from vcae_nb.method.training import fit
+from vcae_nb.method.runs import fit
 
 
 def plain(net):

@@ -20,7 +20,7 @@ from vcae_nb.data.images import (
     about_prepared, cache_path, drawn_face, prepare_celeba, prepare_images, prepared,
     prepared_names, preparing, write_cache,
 )
-from vcae_nb.method.training import data_of
+from vcae_nb.method.runs import data_of
 
 VCAE = Path(sys.executable).parent / "vcae"
 fork = multiprocessing.get_context("fork")  # a child that has its imports already

@@ -184,7 +184,7 @@ import sys
 from vcae_nb import models
 from vcae_nb.book.engine import run_state
 from vcae_nb.method.models import Spec
-from vcae_nb.method.training import fit
+from vcae_nb.method.runs import fit
 assert models.__file__.startswith(sys.argv[1])
 specs = [Spec(model=model, dataset="mog", network="mlp", z_dim=2, batch=200, steps=20) for model in ("VCAE", "cWAE")]
 if sys.argv[2] == "fit":

@@ -15,7 +15,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from vcae_nb.method.models import Spec
-from vcae_nb.method.training import fit
+from vcae_nb.method.runs import fit
 model, root = sys.argv[1:]
 sigma = 0.2 if model == "VCAE" else None
 units = 16 if model == "FactorVAE" else None  # a small discriminator, which is resumed too

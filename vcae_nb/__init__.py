@@ -1,13 +1,34 @@
+"""Variance Constrained Autoencoding: `from vcae_nb import Spec, fit, FlowSpec, fit_flow, sample`."""
+
+from importlib import import_module
+
 __version__ = "0.1.0"
-__all__ = ["Spec", "fit"]
+_WHERE = {
+    "Spec": "method.models",
+    "MODELS": "method.models",
+    "Row": "method.models",
+    "NETWORKS": "method.networks",
+    "fit": "method.runs",
+    "find_run": "method.runs",
+    "remarks": "method.runs",
+    "FlowSpec": "method.flows",
+    "fit_flow": "method.flows",
+    "sample": "method.flows",
+    "interpolate": "method.flows",
+    "Dataset": "data.resident",
+    "dataset_of": "data.resident",
+    "load_dataset": "data.datasets",
+    "VcaeError": "core",
+}
+__all__ = list(_WHERE)
 
 
 def __getattr__(name):
-    "`Spec` and `fit`, imported when they are first used, so that `import vcae_nb` is quick."
-    if name == "Spec":
-        from vcae_nb.method.models import Spec as found
-    elif name == "fit":
-        from vcae_nb.method.training import fit as found
-    else:
+    "Each name is imported when it is first used, so that `import vcae_nb` is quick."
+    if name not in _WHERE:
         raise AttributeError(f"module 'vcae_nb' has no attribute {name!r}")
-    return found
+    return getattr(import_module(f"vcae_nb.{_WHERE[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

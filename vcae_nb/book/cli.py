@@ -338,7 +338,7 @@ def sample_command(
     from vcae_nb.measure.features import named_data
     from vcae_nb.method.flows import fit_flow, load_flow, sample
     from vcae_nb.measure.frechet import quantise
-    from vcae_nb.method.training import data_of, find_run
+    from vcae_nb.method.runs import data_of, find_run
 
     found = find_run(run)
     if not found.model.is_image:
@@ -398,7 +398,7 @@ def traverse(
 ):
     "Animate what each feature of a finished run does, one panel a feature."
     from vcae_nb.measure.features import named_data, route, traversal_gif
-    from vcae_nb.method.training import find_run
+    from vcae_nb.method.runs import find_run
 
     found = find_run(run)
     way = route(found, None if data is None else named_data(data))

@@ -30,12 +30,13 @@ from filelock import FileLock, Timeout
 from submitit import LocalExecutor, SlurmExecutor, SlurmJob
 from submitit.helpers import Checkpointable
 
+from .site import is_stale
 from ..core import choose, pick_device, runs_root, VcaeError
 from vcae_nb.kept import (
-    checkpoints, disk_errors, is_stale, leave, read_json, read_log, stop_signals, write_file,
+    checkpoints, disk_errors, leave, read_json, read_log, stop_signals, write_file,
 )
 from ..method.models import Spec
-from ..method.training import fit, identity_of, resolve, Run
+from ..method.runs import fit, identity_of, resolve, Run
 
 # %% ../../nbs/307_engine.ipynb #2ee0dc24
 def seconds_left(

@@ -27,7 +27,7 @@ from vcae_nb.measure.results import (
 from ..measure.score import factor_vae_score, PROTOCOLS
 from ..method.metrics import encode_all
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/212_disentanglement.ipynb #0af28efd
 TABLE_10 = {  # model: the paper's error (nats) and score of five runs; Table 3 has the run of the best score

@@ -29,7 +29,7 @@ from vcae_nb.measure.results import (
 )
 from ..method.flows import fit_flow, Flow, FlowSpec, sample, sample_codes
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/205_generation.ipynb #d07f67f1
 DISTRIBUTIONS = ("prior", "flow")

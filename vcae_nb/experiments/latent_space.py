@@ -20,7 +20,7 @@ from ..measure.results import check_scale, estimate, estimate_of, make_claim, pa
 from ..method.flows import fit_flow, Flow, sample_codes, TABLE_5
 from ..method.metrics import encode_all
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/202_latent_space.ipynb #211f0e30
 SEEDS = {"smoke": 1, "cpu": 3, "paper": 5}  # runs of each setting, where nobody says otherwise

@@ -23,7 +23,7 @@ from ..data.datasets import load_dataset
 from ..data.resident import as_batch
 from ..measure.results import check_scale, estimate, make_claim, make_row, verdict
 from ..method.models import Spec
-from ..method.training import Run
+from ..method.runs import Run
 
 # %% ../../nbs/104_proposition1.ipynb #370bb564
 Decoder = Callable[[Tensor], Tensor]  # codes (n, z_dim) to outputs (n, ...)

@@ -30,7 +30,7 @@ from ..core import as_tensor, VcaeError
 from ..data.datasets import DATASETS, load_dataset
 from ..data.resident import as_batch, as_stored, Dataset
 from ..kept import write_file
-from ..method.training import data_of, Run
+from ..method.runs import data_of, Run
 
 # %% ../../nbs/210_features.ipynb #634722ee
 def as_codes(

@@ -29,7 +29,8 @@ from vcae_nb.core import (
 )
 from ..kept import read_json, read_tensors, write_file
 from ..method.models import bare_source
-from ..method.training import provenance_of, Run
+from ..method.runs import Run
+from ..method.training import provenance_of
 
 # %% ../../nbs/306_results.ipynb #0e2f79bd
 PROFILES = ("smoke", "cpu", "paper")

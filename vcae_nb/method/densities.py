@@ -17,10 +17,9 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from vcae_nb.core import (
-    VcaeError, as_tensor, choose, keyed_generator, keyed_seed, pick_device,
+    RunFailed, VcaeError, as_tensor, choose, keyed_generator, keyed_seed, own_numerics, pick_device,
 )
 from ..data.resident import epoch_batches
-from ..kept import RunFailed
 from .flows import Flow, FlowSpec
 
 # %% ../../nbs/110_densities.ipynb #f3a0f1bd
@@ -293,7 +292,7 @@ def density(
                 "train the model with noise on its codes, or with fewer dimensions"
             )
         where = pick_device(device) if recipe in (_maf, _spline) else "cpu"
-        with torch.inference_mode(False), torch.enable_grad():
+        with own_numerics():
             found = recipe(z.clone().to(where), seed, **settings)
         return found.to(pick_device(device))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_all', 'mean_errors', 'floor_nats', 'evaluate']
 
-# %% ../../nbs/107_metrics.ipynb #18b26ba6
+# %% ../../nbs/107_metrics.ipynb #6453d36a
 import torch
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from ..data.resident import as_batch, Composed
 from .models import Autoencoder
 from .objectives import cross_entropy, entropy_floor, mmd, sse, total_variance
 
-# %% ../../nbs/107_metrics.ipynb #16437e74
+# %% ../../nbs/107_metrics.ipynb #bf6dbd77
 @torch.no_grad()
 def encode_all(
     model: Autoencoder,  # put into evaluation mode
@@ -24,16 +24,17 @@ def encode_all(
 ) -> tuple[Tensor, Tensor]:  # noisy codes and their means, both (n, z_dim), on the model's device
     "Codes of all items, with the channel's noise and without."
     model.eval()
-    device, noisy, means = next(model.parameters()).device, [], []
+    noisy, means, like = [], [], next(model.parameters())
     for i, part in enumerate(stored.split(block)):
-        generator = keyed_generator(seed, "metrics", i, device=device)
-        eps = torch.randn(len(part), model.z_dim, generator=generator, device=device)
-        h = model.encoder(as_batch(part.to(device)))
+        generator = keyed_generator(seed, "metrics", i, device=like.device)
+        size = (len(part), model.z_dim)
+        eps = torch.randn(size, generator=generator, device=like.device, dtype=like.dtype)
+        h = model.encoder(as_batch(part.to(like.device)).to(like.dtype))
         noisy.append(model.channel(h, eps).z)
         means.append(model.channel(h, torch.zeros_like(eps)).z)
     return torch.cat(noisy), torch.cat(means)
 
-# %% ../../nbs/107_metrics.ipynb #05dc40db
+# %% ../../nbs/107_metrics.ipynb #42d30fe0
 @torch.no_grad()
 def mean_errors(
     model: Autoencoder,  # put into evaluation mode
@@ -41,11 +42,11 @@ def mean_errors(
     codes: Tensor,  # (n, z_dim): what to decode for each
     block: int = 500,  # items at a time
 ) -> dict[str, float]:  # means over items, summed over an item
-    "The errors between items and what their codes decode to: `sse`, and `nats` (cross-entropy) for a Bernoulli model."
+    "Errors between items and what their codes decode to: `sse`, and `nats` for a Bernoulli model."
     model.eval()
     totals = {"sse": 0.0, "nats": 0.0} if model.distortion == "bernoulli" else {"sse": 0.0}
     for part, z in zip(stored.split(block), codes.split(block)):
-        x, out = as_batch(part.to(z.device)), model.decoder(z)
+        x, out = as_batch(part.to(z.device)).to(z.dtype), model.decoder(z)
         totals["sse"] += sse(x, out.sigmoid() if model.is_image else out).double().sum().item()
         if "nats" in totals:
             totals["nats"] += cross_entropy(x, out).double().sum().item()
@@ -56,11 +57,12 @@ def floor_nats(
     stored: Tensor | Composed,  # uint8 images as a `Dataset` keeps them
     block: int = 500,  # images at a time
 ) -> float:  # nats an image
-    "The exact floor of the Bernoulli cross-entropy on these images, from the histogram of their bytes."
-    counts = sum(torch.bincount(part.flatten().int(), minlength=256).cpu() for part in stored.split(block))
+    "The exact floor of the Bernoulli cross-entropy, from the histogram of the images' bytes."
+    count = lambda part: torch.bincount(part.flatten().int(), minlength=256).cpu()
+    counts = sum(count(part) for part in stored.split(block))
     return entropy_floor(counts, len(stored))
 
-# %% ../../nbs/107_metrics.ipynb #10f49c92
+# %% ../../nbs/107_metrics.ipynb #e8d23e9d
 @torch.no_grad()
 def evaluate(
     model: Autoencoder,  # put into evaluation mode
@@ -70,7 +72,9 @@ def evaluate(
     "Errors with noise and at the mean, total variance and MMD of the noisy codes of a split."
     z, mu = encode_all(model, stored, seed)
     part = z[:2000].cpu()
-    prior = torch.randn(part.shape, generator=keyed_generator(seed, "metrics prior"))
+    prior = torch.randn(
+        part.shape, generator=keyed_generator(seed, "metrics prior"), dtype=part.dtype
+    )
     errors = {f"{name}_noisy": e for name, e in mean_errors(model, stored, z).items()}
     errors |= {f"{name}_mean": e for name, e in mean_errors(model, stored, mu).items()}
     if model.distortion == "bernoulli":

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['TABLE_4', 'INITS', 'NETWORKS', 'same_padding', 'same_conv', 'SameConvTranspose', 'Column', 'ToVector', 'ToMap',
            'Crop', 'BatchNorm', 'scaled', 'normalised', 'conv_encoder', 'conv_decoder', 'mlp', 'initialise',
-           'discriminator', 'networks', 'network_code']
+           'discriminator', 'networks']
 
 # %% ../../nbs/105_networks.ipynb #0e01dfde
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import choose, VcaeError
+from ..core import choose, named, VcaeError
 
 # %% ../../nbs/105_networks.ipynb #caedc9d0
 def same_padding(
@@ -98,7 +100,7 @@ class ToMap(nn.Module):
         self.h, self.w = h, w
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.view(len(x), self.h, self.w, -1).permute(0, 3, 1, 2)
+        return x.unflatten(1, (self.h, self.w, -1)).permute(0, 3, 1, 2)
 
 
 class Crop(nn.Module):
@@ -113,14 +115,19 @@ class Crop(nn.Module):
 
 # %% ../../nbs/105_networks.ipynb #c5ef4f11
 class BatchNorm(nn.BatchNorm2d):
-    "`nn.BatchNorm2d`, of large maps on a CPU computed as one row of channels per pixel, which is several times as fast in channels-last memory."
+    """`nn.BatchNorm2d`; of large maps on a CPU computed as one row of channels per pixel,
+    which is several times as fast in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 32 * 32:
             return super().forward(x)
         pixels = x.permute(0, 2, 3, 1)
-        mean, var = self.running_mean, self.running_var
-        rows = F.batch_norm(pixels.flatten(0, 2), mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        rows = F.batch_norm(
+            pixels.flatten(0, 2), self.running_mean, self.running_var,
+            self.weight, self.bias, self.training, self.momentum, self.eps,
+        )
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 # %% ../../nbs/105_networks.ipynb #5163f7ac
@@ -194,60 +201,74 @@ def mlp(
 # %% ../../nbs/105_networks.ipynb #ec50560c
 INITS = {
     "glorot": nn.init.xavier_uniform_,
-    "wae": lambda weight: nn.init.normal_(weight, std=0.01),
+    "wae": lambda weight, generator: nn.init.normal_(weight, std=0.01, generator=generator),
 }
 
 
 def initialise(
     net: nn.Module,  # changed in place
     init: str,  # a key of `INITS`
+    generator: torch.Generator,  # of the weights
 ) -> nn.Module:
     "Draw all weights of dense and convolutional layers anew, and set their biases to zero."
     draw = INITS[choose(init, INITS, "initialisation")]
     for layer in net.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            draw(layer.weight)
+            draw(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
     return net
 
 # %% ../../nbs/105_networks.ipynb #801a9475
 def discriminator(
     z_dim: int,  # dimensions of the code
+    generator: torch.Generator,  # of the weights
     units: int = 1000,  # of each hidden layer
     init: str = "glorot",  # a key of `INITS`
 ) -> nn.Sequential:  # (n, z_dim) to (n, 2)
-    "The discriminator of FactorVAE (appendix B.5): six hidden layers with LeakyReLU, and two logits."
+    "The discriminator of FactorVAE (appendix B.5): six hidden layers with LeakyReLU, two logits."
     sizes = [z_dim] + 6 * [units]
-    layers = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
-    return initialise(nn.Sequential(*layers, nn.Linear(units, 2)), init)
+    pairs = zip(sizes, sizes[1:])
+    layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
+    return initialise(nn.Sequential(*layers, nn.Linear(units, 2)), init, generator)
 
 # %% ../../nbs/105_networks.ipynb #677f5cbc
-NETWORKS = ("mlp", *TABLE_4)
+def _built_in(name: str) -> Callable:
+    "The builder of a pair by its name in Table 4, or of the dense one."
+
+    def build(shape, z_dim, outputs, width):
+        if (name == "mlp") != (len(shape) == 1):
+            images = " or ".join(map(repr, TABLE_4))
+            raise VcaeError(
+                f"network {name!r} does not fit items of shape {tuple(shape)}: "
+                f"vectors take 'mlp', images {images}"
+            )
+        if name == "mlp":
+            return mlp(shape[0], outputs, width), mlp(z_dim, shape[0], width)
+        column = TABLE_4[name]
+        encoder = conv_encoder(shape, outputs, column, width)
+        return encoder, conv_decoder(shape, z_dim, column, width)
+
+    return build
+
+
+NETWORKS = {name: _built_in(name) for name in ("mlp", *TABLE_4)}
+_BUILT_IN, _building = dict(NETWORKS), threading.Lock()
 
 
 def networks(
-    name: str,  # one of `NETWORKS`
+    name: str,  # a key of `NETWORKS`, or "module:function"
     shape: tuple[int, ...],  # (channels, height, width) of images, or (d,) of vectors
     z_dim: int,  # dimensions of the code
-    heads: int = 1,  # vectors of length z_dim that the channel reads
+    generator: torch.Generator,  # of the weights
+    outputs: int | None = None,  # of the encoder; z_dim where it is not given
     width: float = 1.0,  # factor on filters and hidden units
     init: str = "glorot",  # a key of `INITS`
-) -> tuple[nn.Module, nn.Module]:  # encoder to (n, heads * z_dim), decoder to the items before any sigmoid
+) -> tuple[nn.Module, nn.Module]:  # encoder to (n, outputs); decoder to items, before any sigmoid
     "The encoder and decoder of that name. Raises `VcaeError` where the name does not fit the data."
-    if (choose(name, NETWORKS, "network") == "mlp") != (len(shape) == 1):
-        raise VcaeError(f"network {name!r} does not fit items of shape {tuple(shape)}: vectors take 'mlp', images {' or '.join(map(repr, TABLE_4))}")
-    if name == "mlp":
-        pair = mlp(shape[0], heads * z_dim, width), mlp(z_dim, shape[0], width)
-    else:
-        column = TABLE_4[name]
-        pair = conv_encoder(shape, heads * z_dim, column, width), conv_decoder(shape, z_dim, column, width)
-    return tuple(initialise(net, init).to(memory_format=torch.channels_last) for net in pair)
-
-# %% ../../nbs/105_networks.ipynb #47fb0efa
-def network_code(
-    name: str,  # one of `NETWORKS`
-) -> list:  # functions, classes and constants
-    "The definitions that the outputs of a network depend on."
-    if name == "mlp":
-        return [scaled, mlp, initialise]
-    return [TABLE_4[name], same_padding, same_conv, SameConvTranspose, ToVector, ToMap, Crop, BatchNorm, scaled, normalised, conv_encoder, conv_decoder, initialise]
+    build = named(name, NETWORKS, "network")
+    with _building, torch.random.fork_rng(devices=[]):  # for modules that draw their own weights
+        torch.manual_seed(generator.initial_seed())
+        pair = build(tuple(shape), z_dim, z_dim if outputs is None else outputs, width)
+    if build in _BUILT_IN.values():
+        pair = tuple(initialise(net, init, generator) for net in pair)
+    return tuple(net.to(memory_format=torch.channels_last) for net in pair)
