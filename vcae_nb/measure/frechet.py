@@ -574,25 +574,24 @@ def prdc(
 
     Raises `VcaeError` for sets that do not go together, or of no more than k items.
     """
+    if real.shape[1:] != fake.shape[1:]:
+        raise VcaeError(f"{real.shape[1]} and {fake.shape[1]} features; take both from one extractor")
+    where = pick_device(device)
     radius = lambda x: nearest_neighbours(x, x, k + 1, device=device)[0][:, k]  # first is itself
-    device_ = pick_device(device)
-    of_real, of_fake = radius(real).to(device_), radius(fake).to(device_)
-    holding, recalled, nearest = [], [], []
-    for x, xx in _blocks(real, 1000, device_):
-        parts, start = [], len(recalled)
-        for y, yy in _blocks(fake, 1000, device_):
-            parts.append((xx[:, None] + yy - 2 * x @ y.T).clamp_min(0).sqrt())
-        d = torch.cat(parts, 1)
-        r = of_real[1000 * start :][: len(d)]
+    of_real, of_fake = radius(real).to(where), radius(fake).to(where)
+    holding, recalled, covered = [], [], []
+    for (x, xx), r in zip(_blocks(real, 1000, where), of_real.split(1000)):
+        parts = [xx[:, None] + yy - 2 * x @ y.T for y, yy in _blocks(fake, 1000, where)]
+        d = torch.cat(parts, 1).clamp_min(0).sqrt()
         holding.append((d < r[:, None]).sum(0))
         recalled.append((d < of_fake).any(1))
-        nearest.append(d.amin(1) < r)
+        covered.append(d.amin(1) < r)
     holding = torch.stack(holding).sum(0)
     return {
         "precision": (holding > 0).double().mean().item(),
         "recall": torch.cat(recalled).double().mean().item(),
         "density": holding.double().mean().item() / k,
-        "coverage": torch.cat(nearest).double().mean().item(),
+        "coverage": torch.cat(covered).double().mean().item(),
     }
 
 # %% ../../nbs/204_frechet.ipynb #e93d8f62
