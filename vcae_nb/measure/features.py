@@ -121,7 +121,7 @@ def find_modes(
     coarsest = max(std / 2, finest)
     x = x[abs(x - x.mean()) <= 8 * std]
     low, high = x.min() - 4 * coarsest, x.max() + 4 * coarsest
-    bins = 2 ** math.ceil(math.log2(min(4 * (high - low) / finest, 2**20)))
+    bins = 2 ** math.ceil(math.log2(min(16 * (high - low) / finest, 2**20)))
     counts, edges = np.histogram(x, bins, (low, high))
     width = (high - low) / bins
     spectrum = np.fft.rfft(counts / (len(x) * width))
