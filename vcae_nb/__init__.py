@@ -16,7 +16,7 @@ _WHERE = {
     "sample": "method.flows",
     "interpolate": "method.flows",
     "Dataset": "data.resident",
-    "dataset_of": "data.resident",
+    "dataset_of": "data.datasets",
     "load_dataset": "data.datasets",
     "VcaeError": "core",
 }

@@ -19,15 +19,15 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..core import choose, keyed_generator, named, sha256, VcaeError
+from ..core import VcaeError, choose, keyed_generator, named, sha256
 from vcae_nb.method.channels import (
     Additive, Code, Deterministic, DiagonalGaussian, InverseAutoregressive,
 )
 from .exact import ExactChannel, mmd_to_normal
-from .networks import discriminator, INITS, networks
+from .networks import INITS, discriminator, networks
 from vcae_nb.method.objectives import (
-    cross_entropy, discriminator_loss, kl_by_sample, kl_to_standard_normal, mmd, permute_columns,
-    sse, total_correlation, total_variance_penalty,
+    cross_entropy, discriminator_loss, kl_by_sample, kl_to_standard_normal, mmd,
+    permute_columns, sse, total_correlation, total_variance_penalty,
 )
 
 # %% ../../nbs/106_models.ipynb #9bbac4ff
@@ -323,9 +323,10 @@ def as_torch_draws(
     "Draw the dense layers of another library's module anew, from PyTorch's own distribution."
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
             bound = layer.in_features**-0.5
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            for p in (layer.weight, layer.bias):
+                drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64)
+                p.data.copy_(bound * (2 * drawn - 1))
 
 # %% ../../nbs/106_models.ipynb #1237e064
 def loss_terms(

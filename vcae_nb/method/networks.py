@@ -214,7 +214,8 @@ def initialise(
     draw = INITS[choose(init, INITS, "initialisation")]
     for layer in net.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            draw(layer.weight, generator=generator)
+            weight = torch.empty(layer.weight.shape, dtype=torch.float64)
+            layer.weight.data.copy_(draw(weight, generator=generator))
             nn.init.zeros_(layer.bias)
     return net
 

@@ -18,30 +18,30 @@ import torch
 from torch import Tensor
 
 from vcae_nb.core import (
-    as_tensor, choose, keyed_generator, own_numerics, pick_device, results_root, runs_root,
-    VcaeError,
+    VcaeError, as_tensor, choose, keyed_generator, own_numerics, pick_device,
+    results_root, runs_root,
 )
-from ..data.datasets import dataset_of, load_dataset
-from ..data.resident import as_batch, as_stored, Dataset
+from ..data.datasets import load_dataset
+from ..data.resident import Dataset, as_batch, as_stored, dataset_of
 from vcae_nb.kept import (
-    finish, is_made, load_checkpoint, Log, made_once, note_read, read_log, read_manifest,
-    read_tensors, run_steps, save_checkpoint, write_file,
+    Log, finish, is_made, made_once, note_read, read_log, read_manifest, read_tensors,
+    run_steps, save_checkpoint, load_checkpoint, write_file,
 )
 from .metrics import encode_all
-from .models import Autoencoder, row_of, Spec
-from .training import evaluate_splits, Trainer
+from .models import Autoencoder, Spec, row_of
+from .training import Trainer, evaluate_splits
 
-# %% ../../nbs/315_runs.ipynb #d1df6e01
+# %% ../../nbs/315_runs.ipynb #c6242026
 def _probe_data(shape: tuple[int, ...]) -> Dataset:
-    "Eight items to train on and four to test on."
+    "Sixteen items to train on and eight to test on."
     g = keyed_generator("probe", *shape)
     if len(shape) == 1:
-        items = torch.randn(12, *shape, generator=g)
+        items = torch.randn(24, *shape, generator=g, dtype=torch.float64).float()
     else:
         channels, height, width = shape
-        size = (12, height, width, channels)
+        size = (24, height, width, channels)
         items = torch.randint(0, 256, size, generator=g, dtype=torch.uint8)
-    return Dataset("probe", items[:8], items[8:])
+    return Dataset("probe", items[:16], items[16:])
 
 
 @lru_cache(maxsize=None)
@@ -66,8 +66,9 @@ def probe(
     row = row_of(spec.model)
     small = Spec(
         model=spec.model, network=spec.network, distortion=spec.distortion, init=spec.init,
-        dataset="probe", width=1 / 16 if len(shape) == 1 else 1 / 64, z_dim=3, batch=4, steps=6,
-        schedule=((3, 0.5),), tc_units=8 if row.tc else None,
+        dataset="probe", width=1 / 16 if len(shape) == 1 else 1 / 64, z_dim=3, batch=8, steps=6,
+        lr=0.01, schedule=((3, 0.5),), tc_units=8 if row.tc else None,
+        tc_lr=0.03 if row.tc else None,
         sigma=None if spec.sigma is None else 0.3, decay=0.1 if row.decay else None,
     )
     with own_numerics():
