@@ -21,8 +21,8 @@ from vcae_nb.core import (
     VcaeError, as_tensor, choose, keyed_generator, own_numerics, pick_device,
     results_root, runs_root,
 )
-from ..data.datasets import load_dataset
-from ..data.resident import Dataset, as_batch, as_stored, dataset_of
+from ..data.datasets import dataset_of, load_dataset
+from ..data.resident import Dataset, as_batch, as_stored
 from vcae_nb.kept import (
     Log, finish, is_made, made_once, note_read, read_log, read_manifest, read_tensors,
     run_steps, save_checkpoint, load_checkpoint, write_file,
