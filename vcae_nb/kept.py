@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import VcaeError, machine, sha256
+from .core import machine, sha256, VcaeError
 
 # %% ../nbs/302_kept.ipynb #7c704895
 @contextmanager

@@ -19,15 +19,15 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..core import VcaeError, choose, keyed_generator, named, sha256
+from ..core import choose, keyed_generator, named, sha256, VcaeError
 from vcae_nb.method.channels import (
     Additive, Code, Deterministic, DiagonalGaussian, InverseAutoregressive,
 )
 from .exact import ExactChannel, mmd_to_normal
-from .networks import INITS, discriminator, networks
+from .networks import discriminator, INITS, networks
 from vcae_nb.method.objectives import (
-    cross_entropy, discriminator_loss, kl_by_sample, kl_to_standard_normal, mmd,
-    permute_columns, sse, total_correlation, total_variance_penalty,
+    cross_entropy, discriminator_loss, kl_by_sample, kl_to_standard_normal, mmd, permute_columns,
+    sse, total_correlation, total_variance_penalty,
 )
 
 # %% ../../nbs/106_models.ipynb #9bbac4ff

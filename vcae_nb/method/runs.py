@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from vcae_nb.core import (
-    VcaeError, as_tensor, choose, keyed_generator, own_numerics, pick_device,
-    results_root, runs_root,
+    as_tensor, choose, keyed_generator, own_numerics, pick_device, results_root, runs_root,
+    VcaeError,
 )
 from ..data.datasets import dataset_of, load_dataset
-from ..data.resident import Dataset, as_batch, as_stored
+from ..data.resident import as_batch, as_stored, Dataset
 from vcae_nb.kept import (
-    Log, finish, is_made, made_once, note_read, read_log, read_manifest, read_tensors,
-    run_steps, save_checkpoint, load_checkpoint, write_file,
+    finish, is_made, load_checkpoint, Log, made_once, note_read, read_log, read_manifest,
+    read_tensors, run_steps, save_checkpoint, write_file,
 )
 from .metrics import encode_all
-from .models import Autoencoder, Spec, row_of
-from .training import Trainer, evaluate_splits
+from .models import Autoencoder, row_of, Spec
+from .training import evaluate_splits, Trainer
 
 # %% ../../nbs/315_runs.ipynb #c6242026
 def _probe_data(shape: tuple[int, ...]) -> Dataset:
