@@ -25,8 +25,8 @@ from vcae_nb.core import project_root, VcaeError
 from vcae_nb.data import datasets, images
 from vcae_nb.data.datasets import dataset_of, load_dataset, read_mnist
 from vcae_nb.data.images import (
-    about_prepared, cache_path, hold_out, new_name, pixels, prepare_celeba, prepare_images, prepared,
-    prepared_names,
+    about_prepared, cache_path, hold_out, new_name, pixels, prepare_celeba, prepare_images,
+    prepared, prepared_names,
 )
 from vcae_nb.data.resident import as_stored, Composed, Dataset, read_array
 from vcae_nb.data.shapes3d import (

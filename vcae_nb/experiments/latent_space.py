@@ -100,9 +100,16 @@ def probe() -> list:
     normal = gaussian_distance(z[0], standardise=False).mean().item()
     return [normal, stray_share(1.1 * z[1], z[0], z[2]), repr(FLOWS), repr(TABLE_5["mnist"])]
 
-# %% ../../nbs/202_latent_space.ipynb #09522d55
+# %% ../../nbs/202_latent_space.ipynb #d6b7222f
 def claim(
-    key: str, section: str, says: str, frame: pd.DataFrame, small: str, large: str, metric: str, **more
+    key: str,
+    section: str,
+    says: str,
+    frame: pd.DataFrame,
+    small: str,
+    large: str,
+    metric: str,
+    **more,
 ) -> Claim:
     "A claim about two models."
     sides = {"small": {"model": small}, "large": {"model": large}}
@@ -123,32 +130,38 @@ def falls(
     judged = judge(runs[before] - runs[after])
     values = tuple(e.mean for e in sides)
     source = "figure 8, by eye"
-    return Claim(f"latent_space.{key}", "C.4", says, source, ours, **judged, unit=what, values=values)
+    return Claim(
+        f"latent_space.{key}", "C.4", says, source, ours, **judged, unit=what, values=values
+    )
 
-
+# %% ../../nbs/202_latent_space.ipynb #edbd341c
 def claims(frame: pd.DataFrame) -> list[Claim]:
     "What sections 6.1, C.1 and C.4 say about two-dimensional MNIST."
     toy, flow, error = setting(frame, "toy"), setting(frame, "flow"), "test_sse_mean"
     fairly = fair(pick(frame, sigma=SETTINGS["toy"][0]))
-    says = "Enforcing a Gaussian costs reconstruction: VCAE's test error (at the mean) is below cWAE's"
+    says = (
+        "Enforcing a Gaussian costs reconstruction: VCAE's test error (at the mean) is below cWAE's"
+    )
     paper = dict(paper=SECTION_6_1, source="section 6.1", margin=MARGIN)
     shape = dict(relative=False, unit="W1 from N(0, 1)", source="figure 5, by eye")
     nearer = "cWAE's features are closer to N(0, 1) than VCAE's."
     both = "VCAE", "cWAE"
     made = [
         claim("error", "6.1", f"{says}, at the paper's weights.", toy, *both, error, **paper),
-        claim("fair", "6.1", f"{says}, at fair weights.", fairly, *both, error, strict=False, **paper),
+        claim(
+            "fair", "6.1", f"{says}, at fair weights.", fairly, *both, error, strict=False, **paper
+        ),
         claim("gaussian", "C.1", nearer, toy, *both[::-1], "gaussian_distance", **shape),
     ]
     names = "gaussian_distance", "gaussian_distance_after_flow"
     for model in both:
         says, runs = f"The flow takes {model}'s codes to a Gaussian.", pick(flow, model=model)
         made.append(falls(f"flow_{model}", says, runs, *names, "W1 from N(0, 1)"))
-    says = "Drawn through the flow, cWAE's codes avoid the gaps between classes better than from its prior."
+    says = "Drawn through the flow, cWAE's codes avoid the gaps better than from its prior."
     runs = pick(flow, model="cWAE")
     return [*made, falls("gaps", says, runs, "stray_prior", "stray_flow", "share of stray codes")]
 
-# %% ../../nbs/202_latent_space.ipynb #5a6c4506
+# %% ../../nbs/202_latent_space.ipynb #e13cb68d
 LATENT_SPACE = Experiment(
     "latent_space",
     section="6.1",

@@ -15,10 +15,7 @@ from vcae_nb.measure.results import (
 
 # %% ../../nbs/201_toy_mog.ipynb #5c9841ed
 SECTION_6_1 = pd.DataFrame([("VCAE", 0.067), ("cWAE", 0.13)], columns=["model", "test_sse_noisy"])
-LAMBDAS = {
-    "VCAE": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "cWAE": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
-}
+LAMBDAS = {"VCAE": (0.03, 0.1, 0.3, 1.0, 3.0), "cWAE": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 SMOKE_LAMBDAS = {"VCAE": (0.1, 1.0), "cWAE": (30.0, 300.0)}
 
 
@@ -38,7 +35,7 @@ def ratio_claim(chosen: pd.DataFrame) -> Claim:
     share = paired(chosen, "test_sse_noisy", {"model": "VCAE"}, {"model": "cWAE"}, relative=True)
     ratios = 1 / (1 - share / 100)
     judged = judge(100 * (ratios / theirs - 1), margin=25.0, alike=True)
-    if not chosen["met"].all():
+    if (chosen["violation"] > 1).any():
         judged["verdict"] = "undecided"
     return Claim(
         "toy_mog.ratio",
@@ -53,7 +50,7 @@ def ratio_claim(chosen: pd.DataFrame) -> Claim:
         paper_values=(theirs,),
     )
 
-
+# %% ../../nbs/201_toy_mog.ipynb #c5864198
 def claims(frame: pd.DataFrame) -> list[Claim]:
     "What section 6.1 says about the mixture, judged at the fair lambdas."
     scaled = frame.assign(null_sds=frame["test_mmd"] / mmd_null_sd())
@@ -62,23 +59,29 @@ def claims(frame: pd.DataFrame) -> list[Claim]:
         "toy_mog.error",
         "6.1",
         "On the mixture of Gaussians, VCAE reconstructs better than cWAE.",
-        chosen, "test_sse_noisy", vcae, cwae,
-        paper=SECTION_6_1, source="section 6.1", margin=MARGIN,
+        chosen,
+        "test_sse_noisy",
+        vcae,
+        cwae,
+        paper=SECTION_6_1,
+        source="section 6.1",
+        margin=MARGIN,
     )
     shape = compare(
         "toy_mog.shape",
         "6.1",
         "cWAE's codes are Gaussian, VCAE's are not: their MMD from N(0, I) is larger.",
-        chosen, "null_sds", cwae, vcae,
-        source="figures 2b and 2c, by eye", relative=False, unit="null standard deviations",
+        chosen,
+        "null_sds",
+        cwae,
+        vcae,
+        source="figures 2b and 2c, by eye",
+        relative=False,
+        unit="null standard deviations",
     )
     return [error, ratio_claim(chosen), shape]
 
-# %% ../../nbs/201_toy_mog.ipynb #202a9e7f
+# %% ../../nbs/201_toy_mog.ipynb #89cbe11f
 TOY_MOG = Experiment(
-    "toy_mog",
-    section="6.1",
-    seeds={"smoke": 1, "cpu": 10, "paper": 10},
-    grid=grid,
-    claims=claims,
+    "toy_mog", section="6.1", seeds={"smoke": 1, "cpu": 10, "paper": 10}, grid=grid, claims=claims
 )

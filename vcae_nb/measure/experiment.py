@@ -12,11 +12,12 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from vcae_nb.core import (
     choose, data_root, is_checkout, pick_device, project_root, results_path, results_root,
@@ -88,7 +89,9 @@ def read_signed(path: Path) -> dict:
 def same(a: object, b: object, rtol: float = 1e-6) -> bool:
     "Whether two descriptions say the same, numbers to a relative `rtol`."
     if isinstance(a, float) or isinstance(b, float):
-        return all(isinstance(x, (int, float)) for x in (a, b)) and bool(np.isclose(a, b, rtol, 1e-12))
+        return all(isinstance(x, (int, float)) for x in (a, b)) and bool(
+            np.isclose(a, b, rtol, 1e-12)
+        )
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k], rtol) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -117,45 +120,48 @@ class Results:
         lines = [r["settings"] | line for r in self.rows for line in r.get("course", [])]
         return pd.DataFrame(lines)
 
-    def run(
-        self,
-        seed: int = 0,
-        device: str = "auto",
-        **settings,  # as `Spec` names them
-    ) -> Run:
-        "The run behind a row. Raises `VcaeError` where the settings fit none, or more than one."
-        wanted = settings | {"seed": seed}
-        fits = [r for r in self.rows if all(r["settings"].get(k) == v for k, v in wanted.items())]
-        if len(fits) != 1:
-            raise VcaeError(f"{len(fits)} rows of {self.experiment} have {wanted}; name one run")
-        row = fits[0]
-        try:
-            found = find_run(row["run"])
-            if found.manifest["weights_sha256"] == row["weights_sha256"]:
-                return found
-        except (VcaeError, KeyError):
-            pass
-        return fit(Spec.from_dict(row["settings"]), device=device)
-
-    def data(
-        self,
-        stand_in: str = "mnist5k",  # shown instead where the data are not at hand
-        **settings,  # of the row
-    ) -> Dataset:
-        "The data of a row, for pictures; where they are not at hand, others, and that is said."
-        name = pick(self.frame, **settings)["dataset"].iloc[0]
-        if _digest_at_hand(name) is None:
-            print(f"{name} is not at hand: pictures are of {stand_in}")
-            name = stand_in
-        return load_dataset(name)
-
     @property
     def scale(self) -> str:
         "At which scale, and with how many seeds."
         n = len({r["seed"] for r in self.rows})
         return f"{self.profile}, {n} seed" + "s" * (n != 1)
 
-# %% ../../nbs/312_experiment.ipynb #59aecb98
+# %% ../../nbs/312_experiment.ipynb #30e9edad
+@patch
+def find(
+    self: Results,
+    seed: int = 0,
+    device: str = "auto",
+    **settings,  # as `Spec` names them
+) -> Run:
+    "The run behind a row. Raises `VcaeError` where the settings fit none, or more than one."
+    wanted = settings | {"seed": seed}
+    fits = [r for r in self.rows if all(r["settings"].get(k) == v for k, v in wanted.items())]
+    if len(fits) != 1:
+        raise VcaeError(f"{len(fits)} rows of {self.experiment} have {wanted}; name one run")
+    try:
+        found = find_run(fits[0]["run"])
+        if found.manifest["weights_sha256"] == fits[0].get("weights_sha256"):
+            return found
+    except VcaeError:
+        pass  # there is none
+    return fit(Spec.from_dict(fits[0]["settings"]), device=device)
+
+
+@patch
+def data(
+    self: Results,
+    stand_in: str = "mnist5k",  # shown where the data are not at hand
+    **settings,  # of the row
+) -> Dataset:
+    "The data of a row, for pictures; where they are not at hand, others, and that is said."
+    name = pick(self.frame, **settings)["dataset"].iloc[0]
+    if _digest_at_hand(name) is None:
+        print(f"pictures are of {stand_in} instead")
+        name = stand_in
+    return load_dataset(name)
+
+# %% ../../nbs/312_experiment.ipynb #cafa7b43
 OLDER = {"not reproduced": "contradicted", "inconclusive": "undecided"}  # names of verdicts
 
 
@@ -185,37 +191,28 @@ def read_results(
         command = f"vcae run {experiment} --profile {profile}"
         raise VcaeError(f"{path} is damaged; `{command}` makes it again") from e
 
-# %% ../../nbs/312_experiment.ipynb #77770d39
+# %% ../../nbs/312_experiment.ipynb #59a641fc
 def git_commit() -> str:
     "The commit of the checkout, with `+` where tracked files differ; `unknown` outside one."
-    if not is_checkout(project_root()):
-        return "unknown"
-    call = ["git", "-C", str(project_root())]
-    git = lambda *words: subprocess.run([*call, *words], capture_output=True, text=True)
+    root = project_root()
+    describe = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        status = git("status", "--porcelain", "--untracked-files=no")
+        done = subprocess.run(["git", "-C", str(root), *describe], capture_output=True, text=True)
     except OSError:
         return "unknown"
-    if commit.returncode:
-        return "unknown"
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+    return done.stdout.strip() if is_checkout(root) and done.returncode == 0 else "unknown"
 
 
 def _provenance(rows: list[dict], device: str) -> dict:
-    "Where numbers come from: commit, versions, devices and threads of the runs, seconds of training."
-    here, packages = provenance_of(pick_device(device)), {}
-    for name in ("vcae_nb", "torch", "torchvision", "nflows", "numpy", "scipy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            pass
-    on = lambda what: ", ".join(sorted({str(r["trained_on"][what]) for r in rows if what in r.get("trained_on", {})}))
+    "Where numbers come from: commit, versions, devices and threads of the runs, and their time."
+    here, packages = provenance_of(pick_device(device)), ("torch", "nflows", "numpy", "scipy")
+    trained = [r["trained_on"] for r in rows if "trained_on" in r] or [here]
+    on = lambda what: ", ".join(sorted({str(t[what]) for t in trained}))
     return {
         "commit": git_commit(),
-        "versions": {"python": here["python"], **packages},
-        "device": on("device") or here["device"],
-        "threads": on("threads") or str(here["threads"]),
+        "versions": {"python": here["python"], **{name: version(name) for name in packages}},
+        "device": on("device"),
+        "threads": on("threads"),
         "wall_s": round(sum(r["metrics"].get("seconds", 0) for r in rows), 1),
     }
 
@@ -223,9 +220,9 @@ def _provenance(rows: list[dict], device: str) -> dict:
 def _write(results: Results, section: str, device: str) -> Results:
     "Write results, unless the same rows and claims are there already."
     path = results_path(results.experiment, results.profile)
-    claims = [c.settings for c in results.claims]
     content = dict(experiment=results.experiment, section=section, profile=results.profile)
-    content = json.loads(json.dumps(content | {"rows": results.rows, "claims": claims}))
+    content |= dict(rows=results.rows, claims=[c.settings for c in results.claims])
+    content = json.loads(json.dumps(content))
     try:
         old = read_signed(path) if path.exists() else {}
     except VcaeError:
@@ -236,26 +233,21 @@ def _write(results: Results, section: str, device: str) -> Results:
     write_signed(path, content | {"provenance": provenance})
     return replace(results, provenance=provenance)
 
-# %% ../../nbs/312_experiment.ipynb #d2149516
+# %% ../../nbs/312_experiment.ipynb #69971769
 @lru_cache(maxsize=None)
 def _digest_at_hand(dataset: str) -> str | None:
-    "The digest of a data set, where that can be had without fetching anything."
+    "The digest of a data set, where that can be had without fetching anything; else that is said."
     needs_file = dataset.startswith(("mnist", "reduced-mnist")) and "mnist5k" not in dataset
     raw = data_root() / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    if needs_file and not raw.exists():
-        return None
     try:
-        return load_dataset(dataset).digest
+        if not needs_file or raw.exists():
+            return load_dataset(dataset).digest
     except VcaeError:
-        return None
+        pass
+    print(f"{dataset} is not at hand: the digest that its rows name is believed")
+    return None
 
-
-def _identity(spec: Spec, digest: str) -> dict:
-    "What a run of this spec on data of this digest would be made by today."
-    identity = identity_of(spec) | {"dataset_sha256": digest}
-    return json.loads(json.dumps({k: v for k, v in identity.items() if k != "spec"}))
-
-# %% ../../nbs/312_experiment.ipynb #7e690f5f
+# %% ../../nbs/312_experiment.ipynb #45995b01
 @dataclass(frozen=True)
 class Experiment:
     "What is trained, how often, what is measured, and what is claimed."
@@ -263,23 +255,26 @@ class Experiment:
     name: str  # of the chapter, the results file and the command, for instance "toy_mog"
     section: str  # of the paper
     seeds: dict[str, int]  # profile -> runs of each setting
-    grid: Callable[[str], list[dict]]  # profile -> settings of `Spec`, without the seed
-    claims: Callable[[pd.DataFrame], list[Claim]] | None = None  # from the table alone
-    measure: Callable[[Run, str, str], dict] | None = None  # (run, profile, device) -> more metrics
-    probe: Callable[[], list] | None = None  # changes when what `measure` computes does
+    grid: Callable[[str], list[dict]] = lambda profile: []  # profile -> settings without the seed
+    claims: Callable[[pd.DataFrame], list[Claim]] = lambda frame: []  # from the table alone
+    measure: Callable[[Run, str, str], dict] = lambda run, profile, device: {}  # more metrics
+    probe: Callable[[], list] = list  # changes when what `measure` computes does
     reads: tuple[str, ...] = ()  # experiments whose rows the claims use, too
+    compute: Callable[[str, int], list[dict]] | None = None  # (profile, seeds) -> rows, untrained
 
     def specs(
         self,
         profile: str,  # one of `PROFILES`
-        seeds: int | None = None,  # runs of each setting
+        seeds: int | None = None,  # runs of each setting; as `self.seeds` says where not given
     ) -> list[Spec]:
         "The runs at a scale, seed by seed."
-        n = self.seeds[choose(profile, PROFILES, "profile")] if seeds is None else seeds
+        specs, n = [], self.seeds[choose(profile, PROFILES, "profile")] if seeds is None else seeds
         check_scale(profile, n)
-        draws = [f"-{seed}" if seed else "" for seed in range(n)]
-        drawn = lambda s, seed: s | {"dataset": s["dataset"].format(draw=draws[seed]), "seed": seed}
-        return [Spec(**drawn(s, seed)) for seed in range(n) for s in self.grid(profile)]
+        for seed in range(n):
+            for settings in self.grid(profile):
+                name = settings["dataset"].format(draw=f"-{seed}" if seed else "")
+                specs.append(Spec(**settings | {"dataset": name, "seed": seed}))
+        return specs
 
     def identity(
         self,
@@ -287,81 +282,81 @@ class Experiment:
         digest: str,  # of its data
     ) -> dict:
         "What a row depends on, beside its settings."
-        found = {"run": _identity(spec, digest)}
-        return found | ({"measure": self.probe()} if self.probe else {})
+        made = identity_of(spec) | {"dataset_sha256": digest, "measures": self.probe()}
+        return json.loads(json.dumps({k: v for k, v in made.items() if k != "spec"}))
 
-    def row(self, spec: Spec, profile: str, device: str = "auto") -> dict:
-        "Train and measure."
-        run = fit(spec, device=device)
-        measured = self.measure(run, profile, device) if self.measure else None
-        return row_of(run, measured, self.identity(spec, run.manifest["dataset_sha256"]))
-
-    def rows(
-        self,
-        profile: str,
-        seeds: int | None = None,
-        device: str = "auto",
-        anew: bool = False,  # take nothing from the results file
-    ) -> list[dict]:
-        "A row for each of `specs`: from the results file where it still counts, else made now."
-        specs = self.specs(profile, seeds)
-        kept = {} if anew else self.kept(profile, specs)
-        if kept:
-            print(f"{self.name}: {len(kept)} of {len(specs)} rows from {results_path(self.name, profile)}")
-        return [kept.get(spec.key) or self.row(spec, profile, device) for spec in specs]
-
-    def kept(self, profile: str, specs: list[Spec]) -> dict[str, dict]:  # key of a spec -> its row
-        "The rows of the results file that still count."
-        try:
-            found = read_results(self.name, profile)
-        except VcaeError as e:
-            print(f"{e}; it is made again now")
-            return {}
-        known, wanted = {}, {spec.key: spec for spec in specs}
-        for row in found.rows if found else []:
-            spec = wanted.get(row.get("run"))
-            if spec and spec.settings == row["settings"] and self._counts(spec, row):
-                known[spec.key] = row
-        return known
-
-    def _counts(self, spec: Spec, row: dict) -> bool:
-        "Whether a row is what today's code would give."
-        digest = _digest_at_hand(spec.dataset)
-        if digest is None:
-            _believed(spec.dataset, row["dataset_sha256"])
-        identity = json.loads(json.dumps(self.identity(spec, digest or row["dataset_sha256"])))
-        return same(row.get("identity"), identity)
-
-    def judged(self, frame: pd.DataFrame, profile: str) -> list[Claim]:
-        "The claims; at smoke scale none of them is judged."
-        read = [read_results(name, profile) for name in self.reads]
-        parts = [frame, *(r.frame.assign(experiment=r.experiment) for r in read if r)]
-        whole = pd.concat([parts[0].assign(experiment=self.name), *parts[1:]]) if self.reads else frame
-        made = self.claims(whole) if self.claims else []
-        return [replace(c, verdict="not run") for c in made] if profile == "smoke" else made
-
-    def run(
-        self,
-        profile: str = "smoke",
-        seeds: int | None = None,  # runs of each setting; as `seeds` says where it is not given
-        device: str = "auto",
-        anew: bool = False,  # take nothing from the results file
-    ) -> Results:
-        """Train and measure what is missing, judge the claims, and write the results file.
-
-        Raises `VcaeError` as `fit` does.
-        """
-        rows = self.rows(profile, seeds, device, anew)
-        claims = self.judged(frame_of(rows), profile)
-        return _write(Results(self.name, profile, rows, claims), self.section, device)
+# %% ../../nbs/312_experiment.ipynb #f0d625d2
+@patch
+def kept(
+    self: Experiment, profile: str, specs: list[Spec]
+) -> dict[str, dict]:  # key of a spec -> its row
+    "The rows of the results file that still count. A damaged file has none, and is named."
+    try:
+        found = read_results(self.name, profile)
+    except VcaeError as e:
+        print(f"{e}; that is done now")
+        return {}
+    kept, wanted = {}, {spec.key: spec for spec in specs}
+    for row in found.rows if found else []:
+        if spec := wanted.get(row.get("run")):
+            digest = _digest_at_hand(spec.dataset) or row["dataset_sha256"]
+            if same(row.get("identity"), self.identity(spec, digest)):
+                kept[spec.key] = row
+    return kept
 
 
-@lru_cache(maxsize=None)
-def _believed(dataset: str, digest: str) -> None:
-    "Say, once, that the data of rows are not at hand."
-    print(f"{dataset} is not at hand: the digest in the rows is believed ({digest[:12]})")
+@patch
+def rows(
+    self: Experiment,
+    profile: str,
+    seeds: int | None = None,
+    device: str = "auto",
+    anew: bool = False,  # take nothing from the results file
+) -> list[dict]:
+    "A row for each of `specs`: from the results file where it still counts, else made now."
+    if self.compute:
+        return self.compute(profile, self.seeds[profile] if seeds is None else seeds)
+    specs, rows = self.specs(profile, seeds), []
+    kept = {} if anew else self.kept(profile, specs)
+    if kept:
+        print(f"{self.name}: {len(kept)} of {len(specs)} rows are those of the results file")
+    for spec in specs:
+        if spec.key not in kept:
+            run = fit(spec, device=device)
+            identity = self.identity(spec, run.manifest["dataset_sha256"])
+            kept[spec.key] = row_of(run, self.measure(run, profile, device), identity)
+        rows.append(kept[spec.key])
+    return rows
 
-# %% ../../nbs/312_experiment.ipynb #16d20b16
+# %% ../../nbs/312_experiment.ipynb #fa012dbd
+@patch
+def judged(self: Experiment, frame: pd.DataFrame, profile: str) -> list[Claim]:
+    "The claims; at smoke scale none of them is judged."
+    if self.reads:
+        others = [r for name in self.reads if (r := read_results(name, profile))]
+        parts = {self.name: frame} | {r.experiment: r.frame for r in others}
+        frame = pd.concat([part.assign(experiment=name) for name, part in parts.items()])
+    made = self.claims(frame)
+    return [replace(c, verdict="not run") for c in made] if profile == "smoke" else made
+
+
+@patch
+def run(
+    self: Experiment,
+    profile: str = "smoke",
+    seeds: int | None = None,  # runs of each setting; as `self.seeds` says where not given
+    device: str = "auto",
+    anew: bool = False,  # take nothing from the results file
+) -> Results:
+    """Train and measure what is missing, judge the claims, and write the results file.
+
+    Raises `VcaeError` as `fit` does.
+    """
+    rows = self.rows(profile, seeds, device, anew)
+    claims = self.judged(frame_of(rows), profile)
+    return _write(Results(self.name, profile, rows, claims), self.section, device)
+
+# %% ../../nbs/312_experiment.ipynb #bb967f84
 def best_results(
     root: Path | None = None,  # the project
 ) -> list[Results]:
@@ -377,7 +372,7 @@ def best_results(
     names = sorted(found, key=lambda n: order.index(n) if n in order else len(order))
     return [read_results(name, found[name], root) for name in names]
 
-# %% ../../nbs/312_experiment.ipynb #5341175e
+# %% ../../nbs/312_experiment.ipynb #c72ddde3
 def _claim_line(claim: Claim, where: str) -> list[str]:
     "A claim as a line of the table of all claims."
     run = claim.verdict != "not run"

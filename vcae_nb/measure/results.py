@@ -9,7 +9,7 @@ __all__ = ['PROFILES', 'COLOURS', 'VARIANCE_TOLERANCE', 'MMD_CODES', 'VERDICTS',
            'claims_table', 'markdown_table', 'forest']
 
 # %% ../../nbs/306_results.ipynb #e4b23314
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from scipy import stats
@@ -95,6 +96,12 @@ def student_interval(
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def _three_digits(size: float, sign: str = "") -> Callable[[float], str]:
+    "How to print numbers of this size, so that three digits count."
+    digits = min(max(2 - int(np.floor(np.log10(max(abs(size), 1e-12)))), 0), 6)
+    return lambda x: f"{x:{sign}.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     "A mean over `n` seeds and Student's 95 % interval (the mean alone where there is one seed)."
@@ -105,9 +112,9 @@ class Estimate:
     n: int
 
     def __str__(self):
-        digits = min(max(2 - int(np.floor(np.log10(max(abs(self.mean), 1e-12)))), 0), 6)
-        text = f"{self.mean:.{digits}f}"  # three digits that count
-        return text if self.n == 1 else f"{text} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        number = _three_digits(self.mean)
+        interval = f" [{number(self.low)}, {number(self.high)}]" if self.n > 1 else ""
+        return number(self.mean) + interval
 
 
 def estimate(
@@ -158,7 +165,9 @@ def beside(
     shown.columns = pd.MultiIndex.from_product([by, [""]])
     for metric, heading in names.items():
         # a line may end before the interval, not within it
-        shown[heading, "ours"] = [str(e).replace(", ", ",\N{NO-BREAK SPACE}") for e in summary[metric]]
+        shown[heading, "ours"] = [
+            str(e).replace(", ", ",\N{NO-BREAK SPACE}") for e in summary[metric]
+        ]
         if metric in theirs:
             shown[heading, "paper"] = ["" if pd.isna(x) else f"{x:g}" for x in theirs[metric]]
     shown = shown if paper is not None else shown.droplevel(1, axis=1)
@@ -183,39 +192,34 @@ def mmd_null_sd(
 
 def violation(
     runs: pd.DataFrame,  # the lines of one setting, all seeds
-) -> float | None:  # None for a model whose penalty is no constraint
+) -> float:  # NaN for a model whose penalty is no constraint
     "How far the codes are from what the penalty asks for; up to 1 counts as met."
     first = runs.iloc[0]
     if MODELS[first["model"]].penalty is mmd_penalty:
         n = int(min(MMD_CODES, first.get("train_items", MMD_CODES)))
         return float(runs["train_mmd"].mean() / mmd_null_sd(int(first["z_dim"]), n))
-    if pd.isna(first.get("v")):
-        return None
-    relative = runs["train_total_variance"].mean() / first["v"] - 1
-    return float(abs(relative) / VARIANCE_TOLERANCE)
+    v = np.nan if first.get("v") is None else first["v"]
+    return float(abs(runs["train_total_variance"].mean() / v - 1) / VARIANCE_TOLERANCE)
 
 
 def met(runs: pd.DataFrame) -> bool | None:
     "Whether a model does what its penalty asks for; None where that is no constraint."
     off = violation(runs)
-    return None if off is None else off <= 1
+    return None if np.isnan(off) else off <= 1
 
 # %% ../../nbs/306_results.ipynb #c9b3bccf
 def fair(
     frame: pd.DataFrame,
     by: tuple[str, ...] = ("model", "sigma"),  # columns that tell settings apart, but for lambda
-) -> pd.DataFrame:  # lines of `frame`, with the columns `violation` and `met`
+) -> pd.DataFrame:  # lines of `frame`, with the column `violation`
     "The lines at the smallest lambda that meets the constraint, or comes as near as any."
     chosen = []
     for _, group in frame.groupby(list(by), sort=False, dropna=False):
-        settings = [runs.assign(violation=violation(runs)) for _, runs in group.groupby("lam")]
-        off = [runs["violation"].iloc[0] for runs in settings]
-        if None in off:
-            chosen += [runs.assign(met=None) for runs in settings]
-        else:
-            enough = max(1.0, min(off) + 1)
-            i = next(i for i, x in enumerate(off) if x <= enough and (x <= 1 or min(off) > 1))
-            chosen.append(settings[i].assign(met=bool(off[i] <= 1)))
+        off = {lam: violation(runs) for lam, runs in group.groupby("lam")}
+        least = min(off.values())
+        enough = 1.0 if least <= 1 else least + 1
+        near = list(off) if np.isnan(least) else [next(l for l, x in off.items() if x <= enough)]
+        chosen += [group[group["lam"] == lam].assign(violation=off[lam]) for lam in near]
     return pd.concat(chosen)
 
 # %% ../../nbs/306_results.ipynb #6dc63ba2
@@ -229,16 +233,14 @@ def judge(
     alike: bool = False,  # whether the claim is that there is no difference
 ) -> dict:  # difference, low, high, n, p, margin, alike, verdict: fields of `Claim`
     "Judge a claim by Student's 95 % interval of its mean difference. `p` is that of the verdict."
-    d = np.asarray(list(differences), dtype=float)
-    numbers = dict(difference=None, low=None, high=None, n=len(d), p=None)
-    numbers |= dict(margin=margin, alike=alike)
+    d, room = np.asarray(list(differences), dtype=float), margin or 0.0
+    known = dict(n=len(d), margin=margin, alike=alike, verdict="undecided")
     if len(d) == 0:
-        return numbers | {"verdict": "undecided"}
+        return known | dict(difference=None, low=None, high=None, p=None)
     mean, (low, high) = float(d.mean()), student_interval(d)
-    numbers |= dict(difference=mean, low=low, high=high)
+    known |= dict(difference=mean, low=low, high=high, p=None)
     if len(d) < 3:
-        return numbers | {"verdict": "undecided"}
-    room = 0.0 if margin is None else margin
+        return known
     within, beyond = -room < low and high < room, low > room or high < -room
     if alike:
         verdict = "reproduced" if within else "contradicted" if beyond else "undecided"
@@ -247,9 +249,8 @@ def judge(
     else:
         verdict = "reproduced" if low > 0 else "contradicted" if high < 0 else "undecided"
     distance = abs(abs(mean) - room) if within or alike else abs(mean)
-    scatter = max(float(stats.sem(d)), 1e-300)
-    p = float(2 * stats.t.sf(distance / scatter, len(d) - 1))
-    return numbers | {"p": p, "verdict": verdict}
+    p = 2 * stats.t.sf(distance / max(stats.sem(d), 1e-300), len(d) - 1)
+    return known | dict(p=float(p), verdict=verdict)
 
 # %% ../../nbs/306_results.ipynb #ea3865e6
 def paired(
@@ -307,30 +308,23 @@ class Claim:
         "Section and id."
         return f"{self.section} {self.id}".strip()
 
-    @property
-    def interval(self) -> str:
-        "The judged difference with its interval and the number of seeds, for people."
-        if self.difference is None:
-            return ""
-        scale = max(abs(self.difference), abs(self.low), abs(self.high), 1e-12)
-        digits = min(max(2 - int(np.floor(np.log10(scale))), 0), 6)
-        number = lambda x: f"{x:+.{digits}f}"
-        between = f" [{number(self.low)}, {number(self.high)}]" if self.n > 1 else ""
-        return f"{number(self.difference)}{between} {self.unit}, n = {self.n}"
-
-    @property
-    def settings(self) -> dict:
-        "All fields as plain values, for JSON."
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-# %% ../../nbs/306_results.ipynb #aea3c74b
-def _setting_note(runs: pd.DataFrame) -> str:
-    "At which lambda the lines of `fair` stand, and whether that is enough."
-    lams = ", ".join(f"{lam:g}" for lam in sorted(runs["lam"].unique()))
-    off = "" if runs["met"].ne(False).all() else f" ({runs['violation'].max():.1f} from its constraint)"
-    return f"{runs['model'].iloc[0]} at lambda {lams}{off}"
+# %% ../../nbs/306_results.ipynb #abc119b7
+@patch(as_prop=True)
+def interval(self: Claim) -> str:
+    "The judged difference with its interval and the number of seeds, for people."
+    if self.difference is None:
+        return ""
+    number = _three_digits(max(abs(self.low), abs(self.high)), "+")
+    between = f" [{number(self.low)}, {number(self.high)}]" if self.n > 1 else ""
+    return f"{number(self.difference)}{between} {self.unit}, n = {self.n}"
 
 
+@patch(as_prop=True)
+def settings(self: Claim) -> dict:
+    "All fields as plain values, for JSON."
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+# %% ../../nbs/306_results.ipynb #52345ce7
 def compare(
     id: str,
     section: str,
@@ -351,9 +345,13 @@ def compare(
     judged = judge(paired(frame, metric, small, large, relative), margin)
     sides = [pick(frame, **small), pick(frame, **large)]
     ours = " against ".join(str(estimate(runs[metric])) for runs in sides)
-    if "met" in frame:
-        ours += "; " + ", ".join(map(_setting_note, sides))
-        if strict and not all(runs["met"].ne(False).all() for runs in sides):
+    if "violation" in frame:
+        off = [runs["violation"].max() for runs in sides]
+        for runs, x in zip(sides, off):
+            lams = ", ".join(f"{lam:g}" for lam in sorted(runs["lam"].unique()))
+            ours += f"; {runs['model'].iloc[0]} at lambda {lams}"
+            ours += f" ({x:.1f} from its constraint)" if x > 1 else ""
+        if strict and max(off) > 1:
             judged["verdict"] = "undecided"
     numbers = dict(unit=unit, primary=primary, values=tuple(float(r[metric].mean()) for r in sides))
     if paper is not None:
@@ -363,7 +361,7 @@ def compare(
         source = f"{a:g} against {b:g} ({source})"
     return Claim(id, section, says, source, ours, **judged, **numbers)
 
-# %% ../../nbs/306_results.ipynb #ad5e08bb
+# %% ../../nbs/306_results.ipynb #a73af9dd
 def weakest(
     judged: Iterable[dict],  # of `judge`
 ) -> dict:
@@ -372,7 +370,7 @@ def weakest(
     least = lambda j: -np.inf if j["low"] is None else j["low"]
     return min(judged, key=lambda j: (order(j["verdict"]), least(j)))
 
-# %% ../../nbs/306_results.ipynb #a70ead05
+# %% ../../nbs/306_results.ipynb #4fef6cf3
 def holm(
     claims: list[Claim],
     alpha: float = 0.05,  # chance of a false verdict in the whole family
@@ -387,7 +385,7 @@ def holm(
     left = lambda c: replace(c, verdict="undecided") if c.id in undecided and c.primary else c
     return [left(c) for c in claims]
 
-# %% ../../nbs/306_results.ipynb #26affc93
+# %% ../../nbs/306_results.ipynb #9a07f055
 MARKS = {
     "reproduced": "✓ reproduced",
     "contradicted": "✗ contradicted",
@@ -410,30 +408,19 @@ def _shown(claim: Claim) -> dict[str, str]:
     }
 
 
-def claims_table(
-    claims: list[Claim],
-) -> Styler:
+def claims_table(claims: list[Claim]) -> Styler:
     "Claims as a table: what the paper says, its numbers, ours, the judged difference, the verdict."
     table = pd.DataFrame([_shown(c) for c in claims]).style.hide(axis="index")
     return table.set_uuid("claims").set_table_attributes('class="claims"')
 
 
-def markdown_table(
-    head: list[str],
-    lines: list[list],
-) -> str:
+def markdown_table(head: list[str], lines: list[list]) -> str:
     "A Markdown table."
     row = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
     return "\n".join([row(head), "|" + "---|" * len(head), *map(row, lines)])
 
-# %% ../../nbs/306_results.ipynb #38890cfd
-VERDICT_COLOURS = {
-    "reproduced": "#009e73",
-    "contradicted": "#d55e00",
-    "equal": "#0072b2",
-    "undecided": "#777777",
-    "not run": "#bbbbbb",
-}
+# %% ../../nbs/306_results.ipynb #92dcbae2
+VERDICT_COLOURS = dict(zip(VERDICTS, ("#009e73", "#d55e00", "#0072b2", "#777777", "#bbbbbb")))
 
 
 def _forest_panel(ax: plt.Axes, claims: list[Claim]) -> None:
@@ -441,11 +428,12 @@ def _forest_panel(ax: plt.Axes, claims: list[Claim]) -> None:
     for y, c in enumerate(claims):
         colour = VERDICT_COLOURS[c.verdict]
         if c.margin:
-            ax.fill_betweenx([y - 0.35, y + 0.35], -c.margin, c.margin, color="gray", alpha=0.15, lw=0)
+            ax.fill_betweenx(
+                [y - 0.35, y + 0.35], -c.margin, c.margin, color="gray", alpha=0.15, lw=0
+            )
         ax.plot([c.low, c.high], [y, y], color=colour, lw=1.5)
         ax.plot(c.difference, y, "o", color=colour, ms=5)
-        if c.theirs is not None:
-            ax.plot(c.theirs, y, "x", color="black", ms=6)
+        ax.plot([] if c.theirs is None else c.theirs, [] if c.theirs is None else y, "xk", ms=6)
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(range(len(claims)), [c.name for c in claims], fontsize=8)
     ax.set_ylim(len(claims) - 0.5, -0.5)
@@ -465,7 +453,11 @@ def forest(
     counts = [len(part) for part in units.values()] or [1]
     height = 0.34 * sum(counts) + 0.6 * len(counts)
     fig, axes = plt.subplots(
-        len(counts), 1, figsize=(width, height), squeeze=False, layout="constrained",
+        len(counts),
+        1,
+        figsize=(width, height),
+        squeeze=False,
+        layout="constrained",
         gridspec_kw={"height_ratios": counts},
     )
     for ax, part in zip(axes[:, 0], units.values()):
