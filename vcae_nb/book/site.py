@@ -437,6 +437,7 @@ class Book:
     def prose(self, text: str) -> str:
         "Markdown of a notebook as a page has it."
         text = cited(with_marks(text, self.root), self.references)
+        text = re.sub(r"(?m)^(#+ .*?)<(?=[a-z/!])", r"\1‹", text)  # a heading is text
         return link_names(link_pages(text, self.files), self.targets)
 
     def banners(self, page: Page) -> list[str]:
@@ -450,6 +451,8 @@ def _around(cell: dict, chapter: Chapter, seen: set[str]) -> list:
     if is_imports(cell.source) and chapter.part and (exported or "\n" in cell.source):
         cell.source = f'#| code-fold: true\n#| code-summary: "Imports"\n{cell.source}'
         return [cell]
+    if chapter.experiment and "code-fold" not in cell.source:
+        cell.source = f'#| code-fold: true\n{cell.source}'
     if not exported:
         return [cell]
     names = [n for n in _names(cell.source) if n not in seen]
@@ -477,8 +480,6 @@ def page_notebook(page: Page, book: Book) -> dict:
     front = _front_matter(nb.cells, page.chapter.title)
     if page.profile == "smoke":
         front |= {"title": front["title"] + " (smoke run)", "search": False}
-    if page.chapter.experiment:
-        front["code-fold"] = True
     cells, heading, number, seen = [], front["title"], 1, set()
     tops = filter(None, [_result(page, book.root), *book.banners(page)])
     cells += [mk_cell(top, "markdown") for top in tops]
