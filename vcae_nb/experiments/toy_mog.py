@@ -9,8 +9,9 @@ __all__ = ['SECTION_6_1', 'LAMBDAS', 'SMOKE_LAMBDAS', 'TOY_MOG', 'grid', 'ratio_
 import pandas as pd
 
 from ..measure.experiment import Experiment
-from ..measure.results import (
-    Claim, compare, estimate, fair, judge, MARGIN, mmd_null_sd, paired, )
+from vcae_nb.measure.results import (
+    Claim, compare, estimate, fair, judge, MARGIN, mmd_null_sd, paired,
+)
 
 # %% ../../nbs/201_toy_mog.ipynb #5c9841ed
 SECTION_6_1 = pd.DataFrame([("VCAE", 0.067), ("cWAE", 0.13)], columns=["model", "test_sse_noisy"])

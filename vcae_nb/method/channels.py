@@ -17,12 +17,12 @@ from ..core import VcaeError
 # %% ../../nbs/102_channels.ipynb #2203beef
 @dataclass
 class Code:
-    "What arrives at the decoder, and what is known about how it was made. All tensors are (n, z_dim)."
+    "What arrives at the decoder, and how it was made: tensors of shape (n, z_dim)."
 
     z: Tensor  # the channel's output
     mu: Tensor  # the mean given x, of the Gaussian that the encoder describes
     logvar: Tensor | None = None  # its log-variance given x, where that is learned
-    log_q: Tensor | None = None  # (n,): the log-density of z given x in nats, where z is more than a Gaussian
+    log_q: Tensor | None = None  # (n,): log-density of z given x in nats, where it is no Gaussian
 
 # %% ../../nbs/102_channels.ipynb #db3300de
 class Deterministic(nn.Module):
@@ -42,10 +42,16 @@ class Additive(nn.Module):
 
     heads = 1
 
-    def __init__(self, z_dim: int, sigma: float):  # standard deviation of the noise, not its variance
+    def __init__(
+        self,
+        z_dim: int,
+        sigma: float,  # standard deviation of the noise, not its variance
+    ):
         super().__init__()
         if not sigma > 0:
-            raise VcaeError(f"additive noise needs sigma > 0, got {sigma}; for no noise take dVCAE or WAE")
+            raise VcaeError(
+                f"additive noise needs sigma > 0, got {sigma}; for no noise take dVCAE or WAE"
+            )
         self.sigma = sigma
 
     def forward(self, h: Tensor, eps: Tensor) -> Code:
@@ -67,7 +73,7 @@ class DiagonalGaussian(nn.Module):
 
 # %% ../../nbs/102_channels.ipynb #b962849b
 class InverseAutoregressive(nn.Module):
-    "A learned Gaussian, then gated steps of inverse autoregressive flow with a context (Kingma et al. 2016): the channel of VAE + IAF."
+    "A learned Gaussian, then gated steps of inverse autoregressive flow: the channel of VAE + IAF."
 
     heads = 3  # mean, log-variance, context
     steps = 4
@@ -75,8 +81,10 @@ class InverseAutoregressive(nn.Module):
 
     def __init__(self, z_dim: int, sigma: None = None):
         super().__init__()
-        made = lambda: MADE(z_dim, 4 * z_dim, context_features=z_dim, num_blocks=1, output_multiplier=2, use_residual_blocks=False)
-        self.nets = nn.ModuleList(made() for _ in range(self.steps))
+        shape = dict(context_features=z_dim, num_blocks=1, output_multiplier=2)
+        self.nets = nn.ModuleList(
+            MADE(z_dim, 4 * z_dim, use_residual_blocks=False, **shape) for _ in range(self.steps)
+        )
 
     def forward(self, h: Tensor, eps: Tensor) -> Code:
         mu, logvar, context = h.chunk(3, dim=1)

@@ -34,9 +34,10 @@ def entropy_floor(
     counts: Tensor,  # (256,): how often each byte occurs in the images
     items: int,  # in how many images
 ) -> float:  # nats an image
-    "The least Bernoulli cross-entropy that any decoder can reach on these images: the entropy of their pixels."
+    "The least Bernoulli cross-entropy that any decoder can reach: the entropy of the pixels."
     p = torch.arange(256, dtype=torch.float64) / 255
-    return ((torch.special.entr(p) + torch.special.entr(1 - p)) @ counts.double().cpu() / items).item()
+    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
+    return (entropy @ counts.double().cpu() / items).item()
 
 # %% ../../nbs/103_objectives.ipynb #950ef6bf
 def total_variance(
@@ -69,10 +70,10 @@ def mmd(
     p: Tensor,  # (n, z_dim): draws from the prior
     sigma_z: float = 1.0,  # standard deviation of the prior
 ) -> Tensor:  # a scalar; its mean is zero where both come from one distribution
-    "The unbiased squared MMD with one IMQ kernel, C = 2 z_dim sigma_z^2 (appendix B; tolstikhin/wae)."
+    "The unbiased squared MMD with one IMQ kernel (appendix B), the middle of WAE's seven scales."
     n, scale = len(z), 2 * z.shape[1] * sigma_z**2
     k_zz, k_pp, k_zp = imq_kernel(z, z, scale), imq_kernel(p, p, scale), imq_kernel(z, p, scale)
-    within = k_zz.sum() - k_zz.trace() + k_pp.sum() - k_pp.trace()
+    within = k_zz.sum() - k_zz.diagonal().sum() + k_pp.sum() - k_pp.diagonal().sum()
     return within / (n * (n - 1)) - 2 * k_zp.mean()
 
 # %% ../../nbs/103_objectives.ipynb #143d7dbf
@@ -88,7 +89,7 @@ def kl_by_sample(
     z: Tensor,  # (n, z_dim): draws from q(z|x)
     log_q: Tensor,  # (n,): their log-density, in nats
 ) -> Tensor:  # a scalar, in nats: mean over the batch
-    "KL of q(z|x) from N(0, I), estimated by one sample an item: the penalty of VAE + IAF (Kingma et al. 2016)."
+    "KL of q(z|x) from N(0, I) by one sample an item: the penalty of VAE + IAF."
     log_p = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     return (log_q - log_p).mean()
 
@@ -114,4 +115,5 @@ def discriminator_loss(
     permuted: Tensor,  # (n, 2): logits on codes with permuted columns
 ) -> Tensor:  # a scalar, in nats; log 2 where the discriminator knows nothing
     "Cross-entropy of telling codes (class 0) from permuted ones (class 1)."
-    return -0.5 * (F.log_softmax(joint, 1)[:, 0].mean() + F.log_softmax(permuted, 1)[:, 1].mean())
+    right = F.log_softmax(joint, 1)[:, 0].mean() + F.log_softmax(permuted, 1)[:, 1].mean()
+    return -0.5 * right
