@@ -141,7 +141,7 @@ def _importances(
         accuracy.append((forest.predict(codes[test]) == y[test]).mean())
     return np.stack(matrix, 1), float(np.mean(accuracy))
 
-
+# %% ../../nbs/211_score.ipynb #292dbe8e
 def _one_sidedness(importances: np.ndarray) -> float:
     "How far the rows are from even: 1 where each has one entry, 0 where all are alike."
     total = importances.sum()
@@ -168,12 +168,12 @@ def dci(
         "informativeness": accuracy,
     }
 
-# %% ../../nbs/211_score.ipynb #62945e04
+# %% ../../nbs/211_score.ipynb #cfc93341
 def rotated_factors(
     seed: int,  # of the rotation
     noise: float = 0.1,  # standard deviation, beside factors of standard deviation 1
 ) -> Tensor:  # float64 (480000, 6)
-    "Codes without a model: the true factors, standardised, turned by a random rotation, with noise."
+    "Codes without a model: standardised true factors, turned by a random rotation, with noise."
     g = keyed_generator(seed, "rotated factors")
     f = factors_of(torch.arange(N_IMAGES)).double()
     turn = torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64)).Q
@@ -192,7 +192,7 @@ def rotated_null(
     distance = np.stack([gaussian_distance(z).numpy() for z in codes])
     return distance, np.stack([factor_matrix(z, factors).max(axis=1) for z in codes])
 
-# %% ../../nbs/211_score.ipynb #6993d977
+# %% ../../nbs/211_score.ipynb #1f6d4a57
 def score_probe() -> list[float]:
     "Numbers that change when what a score computes changes."
     f = factors_of(torch.arange(N_IMAGES)).double()
