@@ -23,7 +23,7 @@ from vcae_nb.core import keyed_generator, VcaeError
 from vcae_nb.data.datasets import load_dataset
 from vcae_nb.measure import frechet
 from vcae_nb.measure.frechet import (
-    EXTRACTORS, extractor, frechet_distance, nearest_neighbours, quantise,
+    extractor, EXTRACTORS, frechet_distance, nearest_neighbours, quantise,
 )
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "204_frechet.ipynb"
