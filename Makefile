@@ -1,4 +1,6 @@
-# make reproduce [PROFILE=smoke|cpu|paper]   train, execute the notebooks, build the site
+# make reproduce [PROFILE=smoke|cpu|paper] [ANEW=1]
+#                                            train what is missing (ANEW: all), execute the
+#                                            notebooks, build the site
 # make test                                  the gates, every notebook, and tests/
 # make benchmark                             speed and memory beside others, into results/benchmark.json
 # make test-slurm                            the smoke grids on a real SLURM of one node; as root, on Debian
@@ -10,7 +12,7 @@ BIN := .venv/bin
 .PHONY: reproduce test test-slurm readme benchmark clean
 
 reproduce: .venv/.installed
-	@$(BIN)/vcae run --all --profile $(PROFILE)
+	@$(BIN)/vcae run --all --profile $(PROFILE) $(if $(ANEW),--anew)
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -q -n 2 tests

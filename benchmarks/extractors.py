@@ -10,19 +10,38 @@ on a CPU: there are 45 sets, so at 50 images a second it is 15 minutes for each 
 """
 
 import argparse
+import json
 import multiprocessing
 import resource
 import time
+from pathlib import Path
 
 import torch
 from scipy.stats import kendalltau, spearmanr
 
 from vcae_nb.core import keyed_generator, VcaeError
 from vcae_nb.data.datasets import load_dataset
+from vcae_nb.measure import frechet
 from vcae_nb.measure.frechet import (
-    corruption_curves, CORRUPTIONS, extractor, EXTRACTORS, frechet_distance, frechet_floor,
-    nearest_neighbours, quantise, rises,
+    extractor, EXTRACTORS, frechet_distance, nearest_neighbours, quantise,
 )
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs" / "204_frechet.ipynb"
+
+
+def shown(*names):
+    "What the notebook's cells define and the library has no need of: the corruptions, the floor."
+    space = dict(vars(frechet))
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and any(f"def {name}(" in source for name in names):
+            exec(source, space)
+    return space
+
+
+demo = shown("corrupt", "corruption_curves", "frechet_floor")
+CORRUPTIONS, corruption_curves = demo["CORRUPTIONS"], demo["corruption_curves"]
+frechet_floor, rises = demo["frechet_floor"], demo["rises"]
 
 
 def judge(e, data, n):

@@ -6,7 +6,7 @@
 
 Whatever is compared takes turns, round by round, and the ratios of each round are kept: on a noisy machine they say
 more than the seconds do. What cannot be measured here is named, with the reason. The result goes to
-`results/benchmark.json`, which the page `nbs/314_speed.ipynb` shows.
+`results/benchmark.json`, which the page `nbs/317_speed.ipynb` shows.
 
 pythae and zuko are looked for in an environment of their own (`.vcae/rivals`), which sees this one's packages and is
 made at the first run; without a network they are skipped.

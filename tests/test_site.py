@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import inspect
 import json
 import os
 import re
@@ -364,10 +365,11 @@ def test_nbdev_docs_says_what_to_do():
         getattr(book_site, named[2])({})
 
 
-SWAP = """
-import pathlib, sys, shutil
-from vcae_nb.book.site import swap
-place, n = pathlib.Path(sys.argv[1]), 0
+SWAP = f"""
+import ctypes, os, shutil, sys
+from pathlib import Path
+{inspect.getsource(book_site.swap)}
+place, n = Path(sys.argv[1]), 0
 while True:
     n += 1
     new = place.with_name("new")

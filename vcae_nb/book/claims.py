@@ -148,7 +148,8 @@ def scale_of(
 ) -> str:  # "cpu, 3 seeds"
     "At which scale, and with how many seeds."
     seeds = {r.get("seed", r.get("settings", {}).get("seed")) for r in results.get("rows", [])}
-    return f"{results.get('profile', '')}, {len(seeds)} seed" + "s" * (len(seeds) != 1)
+    many = "s" * (len(seeds) != 1)
+    return f"{results.get('profile', '')}, {len(seeds)}\N{NO-BREAK SPACE}seed{many}"
 
 
 def all_claims(

@@ -104,39 +104,39 @@ class Scene:
     object_light: tuple = (0.420, 0.551, 1.370)  # the object's
     white: float = 0.1310  # what the lamp adds to the object's colour
 
-# %% ../../nbs/209_shapes3d.ipynb #00b8c889
-_MISS = np.float32(1e9)  # the distance to what is not hit
+# %% ../../nbs/209_shapes3d.ipynb #4cfa4091
+_MISS = np.float64(1e9)  # the distance to what is not hit
 
 
 def _between(
-    o: np.ndarray,  # float32 (n,): one coordinate of the rays' origins
-    d: np.ndarray,  # float32 (n,): the same coordinate of their directions
+    o: np.ndarray,  # float64 (n,): one coordinate of the rays' origins
+    d: np.ndarray,  # float64 (n,): the same coordinate of their directions
     low: float,
     high: float,
-) -> tuple[np.ndarray, np.ndarray]:  # float32 (n,), (n,): where a ray enters and leaves
+) -> tuple[np.ndarray, np.ndarray]:  # float64 (n,), (n,): where a ray enters and leaves
     "The intervals during which rays are between two planes."
-    d = np.where(np.abs(d) < 1e-7, np.float32(1e-7), d)
+    d = np.where(np.abs(d) < 1e-7, np.float64(1e-7), d)
     a, b = (low - o) / d, (high - o) / d
     return np.minimum(a, b), np.maximum(a, b)
 
 
 def _within(
-    o: np.ndarray,  # float32 (n, k): origins, relative to the centre
-    d: np.ndarray,  # float32 (n, k): directions
+    o: np.ndarray,  # float64 (n, k): origins, relative to the centre
+    d: np.ndarray,  # float64 (n, k): directions
     radius: float,
-) -> tuple[np.ndarray, np.ndarray]:  # float32 (n,) each: where a ray enters and leaves
+) -> tuple[np.ndarray, np.ndarray]:  # float64 (n,) each: where a ray enters and leaves
     "When rays are within `radius` of a point (k = 3) or an upright axis (k = 2); _MISS if never."
     a, b, c = (d * d).sum(-1), (o * d).sum(-1), (o * o).sum(-1) - radius**2
     q = b * b - a * c
     root = np.sqrt(np.maximum(q, 0))
     return np.where(q > 0, (-b - root) / a, _MISS), np.where(q > 0, (-b + root) / a, -_MISS)
 
-# %% ../../nbs/209_shapes3d.ipynb #5808094b
-_Hit = tuple[np.ndarray, np.ndarray]  # float32 (n,), (n, 3): distance in |d|, outward normal
+# %% ../../nbs/209_shapes3d.ipynb #d1ff7cbd
+_Hit = tuple[np.ndarray, np.ndarray]  # float64 (n,), (n, 3): distance in |d|, outward normal
 
 
 def _cube(o: np.ndarray, d: np.ndarray, half: float) -> _Hit:
-    "An upright cube of half-edge `half` that stands at the origin. `o`, `d`: float32 (n, 3)."
+    "An upright cube of half-edge `half` that stands at the origin. `o`, `d`: float64 (n, 3)."
     low, high = (-half, -half, 0), (half, half, 2 * half)
     spans = [_between(o[:, i], d[:, i], low[i], high[i]) for i in range(3)]
     near, far = (np.stack(s, -1) for s in zip(*spans))
@@ -148,7 +148,7 @@ def _cube(o: np.ndarray, d: np.ndarray, half: float) -> _Hit:
 
 
 def _cylinder(o: np.ndarray, d: np.ndarray, radius: float, low: float, high: float) -> _Hit:
-    "An upright cylinder about the z-axis, from height `low` to `high`. `o`, `d`: float32 (n, 3)."
+    "An upright cylinder about the z-axis, from height `low` to `high`. `o`, `d`: float64 (n, 3)."
     side, side_out = _within(o[:, :2], d[:, :2], radius)
     lid, lid_out = _between(o[:, 2], d[:, 2], low, high)
     t = np.maximum(side, lid)
@@ -160,8 +160,8 @@ def _cylinder(o: np.ndarray, d: np.ndarray, radius: float, low: float, high: flo
 
 
 def _ball(o: np.ndarray, d: np.ndarray, radius: float, height: float) -> _Hit:
-    "A ball whose centre is `height` above the origin. `o`, `d`: float32 (n, 3)."
-    o = o - np.array([0, 0, height], np.float32)
+    "A ball whose centre is `height` above the origin. `o`, `d`: float64 (n, 3)."
+    o = o - np.array([0, 0, height], np.float64)
     t, out = _within(o, d, radius)
     t = np.where((t < out) & (t > 0), t, _MISS)
     return t, (o + t[:, None] * d) / radius
@@ -171,8 +171,8 @@ def _solid(
     scene: Scene,
     shape: int,  # 0 to 3, as in `SHAPES`
     scale: float,  # 0.75 to 1.25
-    o: np.ndarray,  # float32 (n, 3): origins of the rays
-    d: np.ndarray,  # float32 (n, 3): their directions
+    o: np.ndarray,  # float64 (n, 3): origins of the rays
+    d: np.ndarray,  # float64 (n, 3): their directions
 ) -> _Hit:
     "Where rays meet the object."
     if SHAPES[shape] == "cube":
@@ -206,24 +206,24 @@ SAMPLES = 3  # rays along each side of a pixel
 def _rays(
     scene: Scene,
     degrees: float,  # the orientation of the room
-) -> tuple[np.ndarray, ...]:  # float32: camera (3,), directions (n, 3), lamp (3,), its axis (3,)
+) -> tuple[np.ndarray, ...]:  # float64: camera (3,), directions (n, 3), lamp (3,), its axis (3,)
     "The camera's rays, row by row, and the lamp, in the coordinates of a turned room."
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)  # applied from the right
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)  # applied from the right
     u = (np.arange(SIDE * SAMPLES) + 0.5) / SAMPLES
     x, z = np.meshgrid((u - scene.centre[0]) / scene.focal, (scene.centre[1] - u) / scene.focal)
-    d = np.stack([x, 1 - scene.tilt * z, z + scene.tilt], -1).reshape(-1, 3).astype(np.float32)
-    lamp = np.array(scene.lamp, np.float32)
-    axis = np.array(scene.aim, np.float32) - lamp
-    eye = np.array([0, -scene.distance, 1], np.float32)
+    d = np.stack([x, 1 - scene.tilt * z, z + scene.tilt], -1).reshape(-1, 3).astype(np.float64)
+    lamp = np.array(scene.lamp, np.float64)
+    axis = np.array(scene.aim, np.float64) - lamp
+    eye = np.array([0, -scene.distance, 1], np.float64)
     return eye @ turn, d @ turn, lamp @ turn, axis / np.linalg.norm(axis) @ turn
 
-# %% ../../nbs/209_shapes3d.ipynb #88c674d6
+# %% ../../nbs/209_shapes3d.ipynb #a2ca807c
 def _room(
     scene: Scene,
-    eye: np.ndarray,  # float32 (3,)
-    d: np.ndarray,  # float32 (n, 3): the camera's rays
-) -> tuple[np.ndarray, ...]:  # float32 (n,) distance, int64 (n,) material, float32 (n, 3) normal
+    eye: np.ndarray,  # float64 (3,)
+    d: np.ndarray,  # float64 (n, 3): the camera's rays
+) -> tuple[np.ndarray, ...]:  # float64 (n,) distance, int64 (n,) material, float64 (n, 3) normal
     "Where rays meet the floor, the back wall and the two side walls, or the sky."
     right = d[:, 0] > 0
     with np.errstate(divide="ignore"):
@@ -239,8 +239,8 @@ def _room(
     n[:, 2] = material == FLOOR
     n[:, 0] = (material == WALL) & (side < back)
     n[:, 0] *= np.where(right, -1, 1)
-    n[:, 1] = -((material == WALL) & (side >= back)).astype(np.float32)
-    return t.astype(np.float32), material, n
+    n[:, 1] = -((material == WALL) & (side >= back)).astype(np.float64)
+    return t.astype(np.float64), material, n
 
 # %% ../../nbs/209_shapes3d.ipynb #0f97db8b
 def _unit(v: np.ndarray) -> np.ndarray:
@@ -268,7 +268,7 @@ def trace(
     lit[floor] &= _hit(scene, shape, scale, p[floor], l[floor])[0] == _MISS
     spot = np.maximum(-(l @ axis), 0) ** scene.spot
     lights = [scene.floor_light, scene.wall_light, scene.object_light, (1, 0, 0)]
-    ambient, head, direct = np.array(lights, np.float32)[material].T
+    ambient, head, direct = np.array(lights, np.float64)[material].T
     return material, ambient + head * n_v + direct * lit * n_l * spot, scene.white * (seen & lit)
 
 # %% ../../nbs/209_shapes3d.ipynb #47a0bdd1
