@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import vcae_nb.book.pages as pages
 from vcae_nb.book import cli
-from vcae_nb.book.site import pages
 from vcae_nb.core import project_root, VcaeError
 from vcae_nb.experiments import catalogue
 from vcae_nb.measure.experiment import Experiment

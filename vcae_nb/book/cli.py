@@ -593,13 +593,14 @@ def traverse(
 @app.command()
 def export(
     run: _Run,
-    out: Annotated[Path, typer.Argument(help="decoder.onnx, encoder.onnx, ...")],
+    out: Annotated[Path, typer.Argument(help="decoder.onnx; or .pt, .safetensors.")],
+    part: Annotated[str, typer.Option(help="Which: 'decoder' or 'encoder'.")] = "decoder",
 ):
     "Write a network of a finished run for other programs."
+    from vcae_nb.method.export import export as write
     from vcae_nb.method.runs import find_run
 
-    find_run(run).export(out)
-    typer.echo(_shown(out))
+    typer.echo(_shown(write(find_run(run), out, part)))
 
 # %% ../../nbs/311_cli.ipynb #e59be28c
 _data_app = typer.Typer(
