@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import vcae_nb.book.pages as pages
 from vcae_nb.book import cli
-from vcae_nb.book.site import pages
 from vcae_nb.core import project_root, VcaeError
 from vcae_nb.experiments import catalogue
 from vcae_nb.measure.experiment import Experiment
@@ -83,11 +83,13 @@ sys.meta_path.insert(0, Absent())
 
 @pytest.fixture
 def light(tmp_path):
-    "An environment without what `.[book]` and `.[dev]` add."
+    "An environment without what `.[book]` adds."
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(project_root() / "settings.ini")
-    words = " ".join(config["DEFAULT"][f"{part}_requirements"] for part in ("book", "dev")).split()
-    names = {re.split("[<>=]", word)[0].replace("-", "_") for word in words} - {"pyyaml"} | {"yaml"}
+    asked = [config["DEFAULT"][f"{part}requirements"].split() for part in ("", "book_")]
+    name = lambda word: re.split("[<>=]", word)[0].replace("-", "_")
+    light, book = (set(map(name, part)) for part in asked)
+    names = book - light - {"pyyaml"} | {"yaml"}
     (tmp_path / "light").mkdir()
     content = LIGHT.replace("PACKAGES", repr(names))
     (tmp_path / "light" / "sitecustomize.py").write_text(content)

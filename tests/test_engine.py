@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import vcae_nb.book.slurm as slurm
 from vcae_nb.book import engine
-from vcae_nb.book.slurm import slurm
 from vcae_nb.book.engine import Job, Outcome, read_specs, run_state, specs_json, train_all
 from vcae_nb.book.options import Resources
 from vcae_nb.core import project_root, VcaeError

@@ -61,6 +61,10 @@ _Seeds = Annotated[
     Optional[int],
     typer.Option(help="Runs of each setting; otherwise each experiment's own number."),
 ]
+_All = Annotated[bool, typer.Option("--all", help="All experiments, and then the site.")]
+_Anew = Annotated[
+    bool, typer.Option("--anew", help="Train all again, instead of taking committed results.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run folder, or the beginning of its name.")
@@ -131,14 +135,10 @@ def _end(reasons) -> None:
 @with_options(Resources)
 def run(
     experiment: _Names = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="All experiments, and then the site.")
-    ] = False,
+    everything: _All = False,
     profile: _Profile = "smoke",
     seeds: _Seeds = None,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Train all again, instead of taking committed results.")
-    ] = False,
+    anew: _Anew = False,
     emit: Annotated[
         bool, typer.Option("--emit", help="Only print the runs as JSON, for `vcae train`.")
     ] = False,
@@ -159,14 +159,13 @@ def run(
     failed = _train(grids, resources, anew)
     reasons = list(failed.values())
     for name, e in chosen.items():
-        lacking = failed.keys() & set(grids[name])
-        if lacking:
+        if lacking := failed.keys() & set(grids[name]):
             typer.echo(f"  {name} is left out: {len(lacking)} of its runs are not done")
-            continue
-        given = {"seeds": seeds or e.seeds[profile], "device": resources.device}
-        reasons += _execute(name, profile, given, anew)
-    where = f"{_shown(results_root() / profile)}/*.json and executed notebooks"
-    typer.echo(f"Results: {where}{'' if everything else '; `vcae site` makes pages of them'}.")
+        else:
+            given = {"seeds": seeds or e.seeds[profile], "device": resources.device}
+            reasons += _execute(name, profile, given, anew)
+    pages = "" if everything else "; `vcae site` makes pages of them"
+    typer.echo(f"Results: {_shown(results_root() / profile)}/*.json and executed notebooks{pages}.")
     if everything:
         try:
             site(profile)
@@ -475,7 +474,7 @@ def _list(as_json: _Json = False):
     ]
     typer.echo(pd.DataFrame(lines).to_string(index=False))
 
-
+# %% ../../nbs/311_cli.ipynb #4a34eb64
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more.")],
@@ -492,7 +491,7 @@ def compare(
     numbers = metrics.map(lambda value: f"{value:.5g}")
     typer.echo(pd.concat([differ, numbers]).fillna("").to_string())
 
-# %% ../../nbs/311_cli.ipynb #a96d5839
+# %% ../../nbs/311_cli.ipynb #7e3fde20
 def _flow(run, data: str | None):
     "The newest flow of a run, or one that is fitted now. Raises `VcaeError` where it lacks data."
     from vcae_nb.core import VcaeError
@@ -540,7 +539,7 @@ def _picture(
     save_image(images, content, format, nrow=math.ceil(len(images) ** 0.5), padding=0, pad_value=1)
     write_file(path, content.getvalue())
 
-# %% ../../nbs/311_cli.ipynb #9d41ed2d
+# %% ../../nbs/311_cli.ipynb #44d111dd
 @app.command("sample")
 def _sample(
     run: _Run,
@@ -571,7 +570,7 @@ def _sample(
             _picture(image[None], folder / f"{i:05d}.png")
     typer.echo(f"{n} images from {found.folder.name}: {_shown(folder or out)}")
 
-# %% ../../nbs/311_cli.ipynb #8472b9d7
+# %% ../../nbs/311_cli.ipynb #071b69d1
 @app.command()
 def traverse(
     run: _Run,
@@ -593,15 +592,16 @@ def traverse(
 @app.command()
 def export(
     run: _Run,
-    out: Annotated[Path, typer.Argument(help="decoder.onnx, encoder.onnx, ...")],
+    out: Annotated[Path, typer.Argument(help="decoder.onnx; or .pt, .safetensors.")],
+    part: Annotated[str, typer.Option(help="Which: 'decoder' or 'encoder'.")] = "decoder",
 ):
     "Write a network of a finished run for other programs."
+    from vcae_nb.method.export import export as write
     from vcae_nb.method.runs import find_run
 
-    find_run(run).export(out)
-    typer.echo(_shown(out))
+    typer.echo(_shown(write(find_run(run), out, part)))
 
-# %% ../../nbs/311_cli.ipynb #e59be28c
+# %% ../../nbs/311_cli.ipynb #8abd9b89
 _data_app = typer.Typer(
     help="Check and prepare data sets, once. `vcae data list` shows what there is.",
     no_args_is_help=True,
@@ -627,7 +627,7 @@ def _about(
         f"{_shown(path)}"
     )
 
-# %% ../../nbs/311_cli.ipynb #2bb51ae0
+# %% ../../nbs/311_cli.ipynb #8e45c429
 @_data_app.command("celeba")
 def _celeba(
     path: _Images,
@@ -657,7 +657,7 @@ def _shapes3d(
     out = convert_shapes3d(path, progress=_bar())
     typer.echo(f"shapes3d: 480,000 images, 64x64x3, {_shown(out)}")
 
-# %% ../../nbs/311_cli.ipynb #2a4da1a9
+# %% ../../nbs/311_cli.ipynb #1cdc5f88
 @_data_app.command("images")
 def _images(
     path: _Images,
@@ -688,7 +688,7 @@ def _images(
         typer.echo(f"left out: {len(skipped) - SHOWN} more", err=True)
     typer.echo(_about(out))
 
-
+# %% ../../nbs/311_cli.ipynb #50a3a199
 @_data_app.command("list")
 def _data_list(as_json: _Json = False):
     "What is prepared in the data folder."
@@ -709,7 +709,7 @@ def _data_list(as_json: _Json = False):
     as_text = "\n".join(found) or nothing
     typer.echo(json.dumps(list(found.values()), indent=1) if as_json else as_text)
 
-# %% ../../nbs/311_cli.ipynb #8d717430
+# %% ../../nbs/311_cli.ipynb #8d026727
 def main() -> None:
     "The `vcae` command."
     try:

@@ -160,7 +160,7 @@ def progress(
 
     return say
 
-
+# %% ../../nbs/307_engine.ipynb #e0538f60
 @dataclass(frozen=True)
 class Job:
     "One run and how to train it."
@@ -196,7 +196,7 @@ class Outcome:
     spec: Spec
     reason: str = ""  # why it is not done; empty where it is
 
-# %% ../../nbs/307_engine.ipynb #07d61ab3
+# %% ../../nbs/307_engine.ipynb #9e753f42
 def specs_json(specs: Iterable[Spec]) -> str:
     "Specs as a JSON list of settings, one a line, each different run once."
     unique = {spec.key: spec for spec in specs}.values()
@@ -216,7 +216,7 @@ def read_specs(path: Path) -> list[Spec]:
         raise VcaeError(f"{path} must hold a list of settings, as `vcae run --emit` prints it")
     return [Spec.from_dict(settings) for settings in listed]
 
-# %% ../../nbs/307_engine.ipynb #12de06b7
+# %% ../../nbs/307_engine.ipynb #75dad44d
 def inline(jobs: list[Job], resources: Resources) -> Iterator[Outcome]:
     "Train one after another in this process. SIGTERM and Ctrl-C save the run in hand and leave."
     for n, job in enumerate(jobs, 1):
@@ -224,7 +224,7 @@ def inline(jobs: list[Job], resources: Resources) -> Iterator[Outcome]:
         print(f"[{n}/{len(jobs)}] {job.of}: {spec.key}, {spec.steps:,} steps", flush=True)
         yield Outcome(spec, job())
 
-# %% ../../nbs/307_engine.ipynb #736263f5
+# %% ../../nbs/307_engine.ipynb #7904b280
 def _start(job: Job, folder: Path, gpu: int | None) -> subprocess.Popen:
     "Start a job in a process and a session of its own."
     specs, key = folder / f"{job.spec.key}.json", job.spec.key
@@ -255,7 +255,7 @@ def outcome_of(
     )
     return Outcome(job.spec, f"{reason or stopped} (log: {log})")
 
-# %% ../../nbs/307_engine.ipynb #ca081f97
+# %% ../../nbs/307_engine.ipynb #1bafc27c
 def _last_words(code: int, log: Path) -> str | None:
     "The sentence that `vcae` ended with."
     if code < 0 or code > 128:  # a signal
@@ -282,7 +282,7 @@ def jobs_folder(
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-# %% ../../nbs/307_engine.ipynb #eadad6b7
+# %% ../../nbs/307_engine.ipynb #bba58b28
 def local(jobs: list[Job], resources: Resources) -> Iterator[Outcome]:
     "Train in processes beside this one, a bounded number at once. Ctrl-C stops them in order."
     gpus = _local_gpus(resources.device)
@@ -314,7 +314,7 @@ def local(jobs: list[Job], resources: Resources) -> Iterator[Outcome]:
         print("stopped; the same call goes on from there", flush=True)
         leave(caught[0])
 
-# %% ../../nbs/307_engine.ipynb #faf30239
+# %% ../../nbs/307_engine.ipynb #3dc8cca3
 def _done_or_not(
     spec: Spec,
     root: Path | None,
@@ -340,7 +340,7 @@ def _done_or_not(
         return f"{folder} cannot be read ({_sentence(e)}); delete it to train it again"
     return None
 
-# %% ../../nbs/307_engine.ipynb #fb4d2dc2
+# %% ../../nbs/307_engine.ipynb #5072d649
 def train_all(
     grids: dict[str, list[Spec]],  # experiment -> its runs
     execute: Callable[[list[Job], Resources], Iterator[Outcome]] = inline,  # or `local`, `slurm`
