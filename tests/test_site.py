@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import kubernetes_validate
