@@ -269,14 +269,16 @@ PARTS = (training, memory, batches, score, frechet, flow, start, growth)
 
 def with_rivals(folder):
     "The interpreter of an environment that sees this one's packages, with pythae and zuko where pip finds them."
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
+    python, made = folder / "bin" / "python", folder / "made"
+    if not made.exists():
+        venv.create(folder, with_pip=True, clear=True)
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "library.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *RIVALS]
         if subprocess.run(command).returncode:
             print("pythae and zuko could not be installed; what is measured beside them is skipped")
+        else:
+            made.touch()
     return python
 
 
