@@ -13,7 +13,7 @@ from sklearn.manifold import trustworthiness
 
 from ..data.datasets import load_dataset
 from ..measure.experiment import Experiment
-from ..measure.results import Claim, compare, estimate, fair, judge, mmd_null_sd, paired, pick
+from ..measure.results import Claim, compare, estimate, fair, judge, paired, pick
 from ..method.runs import Run
 
 # %% ../../nbs/213_noise.ipynb #55dbd848
