@@ -385,7 +385,8 @@ def _inception_extractor(
     weights = _checked_weights(_inception_path(), digest, advice)
     with patch.object(inception, "load_state_dict_from_url", lambda *args, **settings: weights):
         network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
-    return Extractor("FID", _InceptionFeatures(network), device, 16 if device.type == "cpu" else 128)
+    block = 16 if device.type == "cpu" else 128
+    return Extractor("FID", _InceptionFeatures(network), device, block)
 
 # %% ../../nbs/204_frechet.ipynb #ded6ef24
 EXTRACTORS = {
