@@ -6,10 +6,15 @@
 __all__ = ['EXPERIMENTS']
 
 # %% ../../nbs/219_catalogue.ipynb #3f480009
+from .celeba import CELEBA
 from .latent_space import LATENT_SPACE
+from .mnist import MNIST
 from .reduced_mnist import REDUCED_MNIST
+from .sensitivity import SENSITIVITY
 from .toy_mog import TOY_MOG
 from ..measure.experiment import Experiment
 
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY_MOG, LATENT_SPACE, REDUCED_MNIST)}
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e for e in (TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY)
+}
