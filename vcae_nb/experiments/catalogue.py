@@ -7,9 +7,11 @@ __all__ = ['EXPERIMENTS']
 
 # %% ../../nbs/219_catalogue.ipynb #3f480009
 from .latent_space import LATENT_SPACE
+from .proposition1 import PROPOSITION1
 from .reduced_mnist import REDUCED_MNIST
 from .toy_mog import TOY_MOG
 from ..measure.experiment import Experiment
 
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY_MOG, LATENT_SPACE, REDUCED_MNIST)}
+_ALL = (PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}

@@ -176,7 +176,7 @@ def grid(profile: str) -> list[dict]:
     scale = {
         "smoke": dict(dataset="reduced-mnist5k{draw}", width=1 / 16, lr=1e-3, **few),
         "cpu": dict(dataset="reduced-mnist{draw}", width=1 / 16, lr=1e-3, **cpu),
-        "paper": dict(dataset="reduced-mnist{draw}", width=1.0, lr=1e-4, steps=6000, eval_every=250),
+        "paper": dict(dataset="reduced-mnist{draw}", width=1.0, lr=1e-4, steps=6000),
     }
     return [common | scale[profile]]
 

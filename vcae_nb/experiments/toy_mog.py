@@ -10,7 +10,14 @@ import pandas as pd
 
 from ..measure.experiment import Experiment
 from vcae_nb.measure.results import (
-    Claim, compare, estimate, fair, judge, MARGIN, mmd_null_sd, paired,
+    Claim,
+    compare,
+    estimate,
+    fair,
+    judge,
+    MARGIN,
+    mmd_null_sd,
+    paired,
 )
 
 # %% ../../nbs/201_toy_mog.ipynb #5c9841ed

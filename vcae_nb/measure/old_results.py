@@ -5,31 +5,25 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'MARKS', 'make_row', 'row_of', 'keep', 'Estimate', 'estimate', 'rows_where', 'estimate_of', 'frame',
            'check_group', 'summarise', 'table', 'paired', 'student_interval', 'verdict', 'held', 'weakest',
-           'make_claim', 'provenance', 'git_commit', 'write_results', 'read_results', 'claims_table']
+           'make_claim', 'write_results', 'read_results', 'claims_table']
 
 # %% ../../nbs/313_old_results.ipynb #1b2d1805
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
-import torch
 from scipy import stats
 from torch import Tensor
 
-from vcae_nb.core import (
-    choose, is_checkout, pick_device, project_root, results_path, sha256, VcaeError,
-)
-from ..kept import read_json, read_tensors, write_file
+from .. import kept
+from ..core import choose, results_path, VcaeError
+from ..kept import read_json, write_file
+from .experiment import provenance
 from .results import PROFILES
-from ..method.models import bare_source
 from ..method.runs import Run
-from ..method.training import provenance_of
 
 # %% ../../nbs/313_old_results.ipynb #2f3662a6
 def make_row(
@@ -59,32 +53,19 @@ def row_of(
     m, spec = run.manifest, run.spec
     sizes = {"train_items": m["train_items"], "test_items": m["test_items"]}
     metrics = run.metrics | sizes | {"seconds": m["seconds"]} | more
-    made = {"run": spec.key, "trained_on": {k: m[k] for k in ("device", "threads", "torch")}}
-    return make_row(spec.model, m["dataset"], m["dataset_sha256"], spec.settings, spec.seed, spec.steps, metrics) | made
+    made = {"run": spec.key, "machines": m["machines"]}
+    return make_row(spec.model, m["dataset"], run.data_sha256, spec.settings, spec.seed, spec.steps, metrics) | made
 
 # %% ../../nbs/313_old_results.ipynb #cf88097b
 def keep(
     run: Run,
     name: str,  # what it is, for the file beside the run
     compute: Callable[[], dict[str, Tensor | float]],
-    uses: tuple = (),  # functions, classes and constants that the values depend on
-    **settings,  # whatever else they depend on, as plain values
+    uses: tuple = (),  # of no effect
+    **settings,  # whatever they depend on, as plain values
 ) -> dict[str, Tensor]:  # numbers as float64 scalars
-    "What `compute` returns, from the run folder where it is there already: a file for each name and settings."
-    given = json.dumps(settings, sort_keys=True)
-    digest = sha256(run.manifest["weights_sha256"], *map(bare_source, uses), given)
-    path = run.folder / f"kept-{name}-{sha256(given)[:8]}.safetensors"
-    note = path.with_suffix(".json")
-    try:
-        noted = read_json(note) if note.is_file() else {}
-        if noted.get("digest") == digest:
-            return read_tensors(path, noted["sha256"])
-    except VcaeError:
-        pass  # damaged: as if it were not there
-    made = compute()
-    values = {k: v.cpu().contiguous() if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64) for k, v in made.items()}
-    write_file(note, json.dumps({"digest": digest, "sha256": write_file(path, safetensors.torch.save(values))}))
-    return values
+    "What `compute` returns, from the run folder where it is there already."
+    return kept.keep(run.workplace, name, compute, weights=run.weights_sha256, **settings)
 
 # %% ../../nbs/313_old_results.ipynb #280b2d20
 @dataclass(frozen=True)
@@ -261,42 +242,6 @@ def make_claim(
 ) -> dict:
     "A claim of a results file. Raises `VcaeError` for a verdict that does not exist."
     return dict(id=id, statement=statement, paper=paper, ours=ours, verdict=choose(verdict, VERDICTS, "verdict"))
-
-# %% ../../nbs/313_old_results.ipynb #c2b8e940
-def provenance(
-    rows: list[dict],  # for the time that their runs took
-    device: str = "auto",
-) -> dict:
-    "Where numbers come from: commit, versions, device, threads, seconds of training."
-    here = provenance_of(pick_device(device))
-    made_on = lambda what: ", ".join(sorted({str(r["trained_on"][what]) for r in rows if "trained_on" in r}))
-    packages = {}
-    for name in ("vcae_nb", "torch", "torchvision", "nflows", "numpy", "scipy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            pass
-    return {
-        "commit": git_commit(),
-        "versions": {"python": here["python"], **packages},
-        "device": made_on("device") or here["device"],
-        "threads": made_on("threads") or here["threads"],
-        "wall_s": round(sum(r["metrics"].get("seconds", 0) for r in rows), 1),
-    }
-
-
-def git_commit() -> str:
-    "The commit of the checkout, with `+` where tracked files differ from it; `unknown` outside one."
-    if not is_checkout(project_root()):
-        return "unknown"
-    git = lambda *words: subprocess.run(["git", "-C", str(project_root()), *words], capture_output=True, text=True)
-    try:
-        commit, status = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except OSError:
-        return "unknown"
-    if commit.returncode:
-        return "unknown"
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 # %% ../../nbs/313_old_results.ipynb #67a96a67
 def write_results(

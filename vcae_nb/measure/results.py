@@ -6,7 +6,7 @@
 __all__ = ['PROFILES', 'COLOURS', 'VARIANCE_TOLERANCE', 'MMD_CODES', 'VERDICTS', 'MARGIN', 'MARKS', 'VERDICT_COLOURS',
            'check_scale', 'frame_of', 'pick', 'student_interval', 'Estimate', 'estimate', 'summarise', 'beside',
            'mmd_null_sd', 'violation', 'met', 'fair', 'judge', 'paired', 'Claim', 'compare', 'weakest', 'holm',
-           'claims_table', 'markdown_table', 'forest']
+           'claims_table', 'forest']
 
 # %% ../../nbs/306_results.ipynb #e4b23314
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 
 from ..core import choose, keyed_generator, VcaeError
-from ..method.models import mmd_penalty, MODELS
+from ..method.models import mmd_penalty, mmd_to_normal_penalty, row_of
 from ..method.objectives import mmd
 
 # %% ../../nbs/306_results.ipynb #8980997f
@@ -195,7 +195,7 @@ def violation(
 ) -> float:  # NaN for a model whose penalty is no constraint
     "How far the codes are from what the penalty asks for; up to 1 counts as met."
     first = runs.iloc[0]
-    if MODELS[first["model"]].penalty is mmd_penalty:
+    if row_of(first["model"]).penalty in (mmd_penalty, mmd_to_normal_penalty):
         n = int(min(MMD_CODES, first.get("train_items", MMD_CODES)))
         return float(runs["train_mmd"].mean() / mmd_null_sd(int(first["z_dim"]), n))
     v = np.nan if first.get("v") is None else first["v"]
@@ -412,12 +412,6 @@ def claims_table(claims: list[Claim]) -> Styler:
     "Claims as a table: what the paper says, its numbers, ours, the judged difference, the verdict."
     table = pd.DataFrame([_shown(c) for c in claims]).style.hide(axis="index")
     return table.set_uuid("claims").set_table_attributes('class="claims"')
-
-
-def markdown_table(head: list[str], lines: list[list]) -> str:
-    "A Markdown table."
-    row = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
-    return "\n".join([row(head), "|" + "---|" * len(head), *map(row, lines)])
 
 # %% ../../nbs/306_results.ipynb #92dcbae2
 VERDICT_COLOURS = dict(zip(VERDICTS, ("#009e73", "#d55e00", "#0072b2", "#777777", "#bbbbbb")))
