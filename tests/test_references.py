@@ -16,6 +16,7 @@ def cited(notebook):
     "The keys in brackets such as [@a; @b] in the prose of a notebook."
     cells = json.loads(notebook.read_text())["cells"]
     prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    prose = re.sub(r"`[^`\n]*`", "", prose)
     return {key for group in re.findall(r"\[(@[^\]]+)\]", prose) for key in re.findall(r"@(\w+)", group)}
 
 

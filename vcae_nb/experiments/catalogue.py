@@ -7,14 +7,19 @@ __all__ = ['EXPERIMENTS']
 
 # %% ../../nbs/219_catalogue.ipynb #3f480009
 from .celeba import CELEBA
+from .disentanglement import DISENTANGLEMENT
 from .latent_space import LATENT_SPACE
 from .mnist import MNIST
+from .noise import NOISE
+from .proposition1 import PROPOSITION1
 from .reduced_mnist import REDUCED_MNIST
 from .sensitivity import SENSITIVITY
 from .toy_mog import TOY_MOG
 from ..measure.experiment import Experiment
 
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
-EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY)
-}
+_ALL = (
+    PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY, DISENTANGLEMENT,
+    NOISE,
+)
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
