@@ -463,11 +463,12 @@ def keep(
 
 # %% ../nbs/302_kept.ipynb #795eae2d
 def note_read(
-    path: Path,  # a manifest, or a results file
-    digest: str,  # its own
+    path: Path,  # a manifest, or a results file; there or not
 ) -> None:
-    "Note that a kept thing was read, where somebody wants to know."
+    "Note that a kept thing was read, and its SHA-256, where somebody wants to know."
     if to := os.environ.get("VCAE_READS"):
+        path = Path(path).resolve()
+        digest = file_digest(path) if path.is_file() else None
         with open(to, "a") as f:
             f.write(json.dumps([str(path), digest]) + "\n")
 

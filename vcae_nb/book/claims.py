@@ -11,9 +11,9 @@ import html
 import re
 from pathlib import Path
 
-from .pages import Chapter, note_read, notebooks, read_notebook
+from .pages import Chapter, notebooks, read_notebook
 from ..core import results_path, sha256
-from ..kept import read_json
+from ..kept import note_read, read_json
 
 # %% ../../nbs/312_claims.ipynb #c312005
 _GREEK = {"sigma": "σ", "lambda": "λ", "mu": "μ", "gamma": "γ", "epsilon": "ε"}
@@ -60,7 +60,7 @@ def results_of(
     "The content of a results file. Raises `VcaeError` where it is damaged."
     path = results_path(name, profile or "", root)
     found = path.is_file()
-    note_read(path, sha256(path.read_bytes()) if found else None)
+    note_read(path)
     return read_json(path) if found else {}
 
 # %% ../../nbs/312_claims.ipynb #c312012

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Chapter', 'read_notebook', 'is_tagged', 'notebooks', 'executed_path', 'all_parameters', 'code_of', 'source_digest',
-           'note_read', 'LocalKernel', 'execute', 'is_current', 'execute_book']
+           'LocalKernel', 'execute', 'is_current', 'execute_book']
 
 # %% ../../nbs/309_pages.ipynb #c309002
 import ast
@@ -140,17 +140,6 @@ def source_digest(
     "SHA-256 over the code of a notebook's cells, in order."
     own = [c for c in nb.cells if c.cell_type == "code" and not is_tagged(c, "injected-parameters")]
     return sha256(json.dumps([code_of(c) for c in own]))
-
-# %% ../../nbs/309_pages.ipynb #c309020
-def note_read(
-    path: Path,
-    digest: str | None,  # SHA-256 of what was read; None where there was no such file
-) -> None:
-    "Tell the page that is being executed what it was made from; does nothing outside of one."
-    into = os.environ.get("VCAE_READS")
-    if into:
-        with open(into, "a") as f:
-            f.write(json.dumps([str(Path(path).resolve()), digest]) + "\n")
 
 # %% ../../nbs/309_pages.ipynb #c309022
 def _places(root: Path) -> dict[str, Path]:

@@ -150,12 +150,12 @@ def read_results(
 ) -> Results | None:  # None where there are none
     "The results of an experiment at a scale. Raises `VcaeError` for a damaged file."
     path = results_path(experiment, choose(profile, PROFILES, "profile"), root)
+    note_read(path)
     if not path.exists():
         return None
     try:
         content = read_json(path)
         content = read_signed(path) if "sha256" in content else content
-        note_read(path, sha256(path.read_bytes()))
         claims = [_read_claim(c) for c in content["claims"]]
         return Results(experiment, profile, content["rows"], claims, content.get("provenance", {}))
     except (VcaeError, KeyError, TypeError) as e:
@@ -203,7 +203,7 @@ def _write(results: Results, section: str, device: str) -> Results:
     made_by = old["provenance"] if made else provenance(results.rows, device)
     if not made:
         write_signed(path, content | {"provenance": made_by})
-    note_read(path, sha256(path.read_bytes()))
+    note_read(path)
     return replace(results, provenance=made_by)
 
 # %% ../../nbs/312_experiment.ipynb #5443d24f

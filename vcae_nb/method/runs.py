@@ -109,7 +109,7 @@ class Run:
             raise VcaeError(f"{self.folder / 'manifest.json'} is not that of a run ({e!r})") from e
         except VcaeError as e:
             raise VcaeError(f"{self.folder / 'manifest.json'}: {e}") from e
-        note_read(self.folder / "manifest.json", self.manifest["sha256"])
+        note_read(self.folder / "manifest.json")
 
     def __repr__(self):
         error = self.metrics["test_sse_mean"]
