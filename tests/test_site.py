@@ -47,7 +47,7 @@ RESULTS = {"experiment": "toy", "rows": ROWS, "claims": CLAIMS, "provenance": {"
 CELLS = {
     "index": ["# The book\n\n> A small one.\n\nStart with [Core](301_core.ipynb) and [the toy](201_toy.ipynb).\n\n<!-- claims -->\n\n<!-- chapters -->"],
     "201_toy": [
-        f"# A toy {EVIL}\n\n> Section 6.1: two dots {EVIL}.\n\nThe **total variance** $\\sum_i \\operatorname{{Var}}(z_i)$ of `VcaeError` [@braithwaite2020].\n\n$$ a^2 + b^2 = c^2 $$",
+        f"# A toy {EVIL}\n\n> Section 6.1: two dots {EVIL}.\n\nThe **total variance** $\\sum_i \\operatorname{{Var}}(z_i)$ of `VcaeError` [@braithwaite2020variance].\n\n$$ a^2 + b^2 = c^2 $$",
         {"parameters": 'profile: str = "smoke"\nseeds: int = 1'},
         {"code": "import json\nfrom pathlib import Path\n\nimport matplotlib.pyplot as plt\nimport pandas as pd\n\n%matplotlib inline"},
         {"code": f"results = json.loads({json.dumps(json.dumps(RESULTS))})\npath = Path('../results') / profile / 'toy.json'\npath.parent.mkdir(parents=True, exist_ok=True)\n_ = path.write_text(json.dumps(results | {{'profile': profile}}))"},
