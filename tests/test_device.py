@@ -105,18 +105,8 @@ def test_the_device_sees(fault, monkeypatch):
 
 # The step
 
-# what is known to wait, until it does not
-WAITS = {name: "a Cholesky factor is checked" for name, row in MODELS.items() if row.exact == "white"}
-
-
-def known(model, network):
-    "A case, marked where its step is known to wait."
-    marks = pytest.mark.xfail(reason=WAITS[model], strict=True) if model in WAITS else ()
-    return pytest.param(model, network, marks=marks)
-
-
 STEPS = [(model, "mlp") for model in MODELS] + [("VCAE", network) for network in SHAPES]
-STEPS = [known(*step) for step in [*STEPS, ("TC-cWAE", "shapes3d"), ("VAE+IAF", "mnist")]]
+STEPS += [("TC-cWAE", "shapes3d"), ("VAE+IAF", "mnist")]
 
 
 @pytest.mark.parametrize("model, network", STEPS)
