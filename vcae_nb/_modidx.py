@@ -1089,6 +1089,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'vcae_nb.method.runs.finished_runs': ('runs.html#finished_runs', 'vcae_nb/method/runs.py'),
                                      'vcae_nb.method.runs.fit': ('runs.html#fit', 'vcae_nb/method/runs.py'),
                                      'vcae_nb.method.runs.go_on_from_shorter': ('runs.html#go_on_from_shorter', 'vcae_nb/method/runs.py'),
+                                     'vcae_nb.method.runs.has_fast_bf16': ('runs.html#has_fast_bf16', 'vcae_nb/method/runs.py'),
                                      'vcae_nb.method.runs.identity_of': ('runs.html#identity_of', 'vcae_nb/method/runs.py'),
                                      'vcae_nb.method.runs.probe': ('runs.html#probe', 'vcae_nb/method/runs.py'),
                                      'vcae_nb.method.runs.remarks': ('runs.html#remarks', 'vcae_nb/method/runs.py'),

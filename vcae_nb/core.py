@@ -220,7 +220,13 @@ def own_numerics():
         )
     with _lock:
         if _inside[0] == 0:
-            _switches.update(_read_switches())
+            try:
+                _switches.update(_read_switches())
+            except RuntimeError as e:  # they were set by torch's newer names, which the old refuse
+                raise VcaeError(
+                    "this process has set torch's fp32_precision; set it back to 'none' "
+                    "(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn...)"
+                ) from e
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             _write_switches(
                 dict(

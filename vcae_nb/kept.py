@@ -402,9 +402,9 @@ def failure_noted(folder: Path):
     (folder / "failed.txt").unlink(missing_ok=True)
     try:
         yield
-    except VcaeError as e:
+    except Exception as e:
         try:
-            write_file(folder / "failed.txt", str(e))
+            write_file(folder / "failed.txt", str(e) or type(e).__name__)
         except VcaeError:
             pass  # the disk may be what failed
         raise

@@ -97,8 +97,9 @@ def _pairs(centred: Tensor, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def _whitened(centred: Tensor, covariance: Tensor) -> Tensor:
     "Centred means of unit covariance."
-    ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-    factor = torch.linalg.cholesky(covariance + ridge)
+    one = torch.eye(len(covariance), device=covariance.device, dtype=covariance.dtype)
+    ridge = 1e-6 * covariance.diagonal().mean() * one
+    factor = torch.linalg.cholesky_ex(covariance + ridge).L  # without a look at the result
     return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
 
 
@@ -106,10 +107,10 @@ ExactChannel._statistics, ExactChannel._scale = _statistics, _scale
 
 # %% ../../nbs/112_exact.ipynb #1210d8aa
 @lru_cache(maxsize=None)
-def _nodes(scale: float) -> tuple[np.ndarray, np.ndarray]:  # t and weights, (64,)
-    "Gauss-Laguerre nodes and weights for integrals of `scale` exp(-scale t) over t > 0."
+def _nodes(scale: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    "Gauss-Laguerre nodes t and weights, (64,), for integrals of `scale` exp(-scale t) over t > 0."
     x, w = np.polynomial.laguerre.laggauss(64)
-    return x / scale, w
+    return tuple(torch.as_tensor(a, dtype=dtype, device=device) for a in (x / scale, w))
 
 
 def mmd_to_normal(
@@ -117,7 +118,7 @@ def mmd_to_normal(
 ) -> Tensor:  # a scalar
     "The unbiased squared MMD of codes from N(0, I) itself, with the kernel of `mmd` (appendix B)."
     n, d = z.shape
-    t, w = (torch.as_tensor(x, dtype=z.dtype, device=z.device) for x in _nodes(2.0 * d))
+    t, w = _nodes(2.0 * d, z.dtype, z.device)
     decay = (-z.square().sum(1, keepdim=True) * (t / (1 + 2 * t))).exp()
     with_prior = (decay * (w * (1 + 2 * t) ** (-d / 2))).sum(1).mean()
     of_prior = (w * (1 + 4 * t) ** (-d / 2)).sum()
