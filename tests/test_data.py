@@ -608,7 +608,7 @@ def test_mnist_that_is_damaged(tmp_path, monkeypatch):
         (raw / name).write_bytes(b"not an idx file")
     with pytest.raises(VcaeError, match="train-images-idx3-ubyte is damaged; delete it and fetch it again"):
         read_mnist(tmp_path)
-    monkeypatch.setattr(datasets, "MNIST", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("torchvision.datasets.MNIST", lambda *_, **__: 1 / 0)
     with pytest.raises(VcaeError, match="could not be downloaded into .* fetch its four idx files by hand"):
         read_mnist(tmp_path, download=True)
     monkeypatch.setenv("VCAE_DATA", str(tmp_path / "gone"))

@@ -8,7 +8,7 @@ from pretend import NAME, watched
 from vcae_nb.data.resident import as_batch, Composed
 from vcae_nb.data.shapes3d import N_IMAGES, RenderedShapes3D
 from vcae_nb.measure.frechet import (
-    DigitNet, EfficientNetFeatures, Extractor, InceptionFeatures, nearest_neighbours,
+    _DigitNet, _EfficientNetFeatures, _InceptionFeatures, Extractor, nearest_neighbours,
 )
 from vcae_nb.measure.score import factor_vae_score
 
@@ -24,14 +24,14 @@ def on_both(compute):
 def network_of(name):
     "An extractor's network with weights of no meaning, and images that it reads."
     if name == "digits":
-        return DigitNet(), (5, 28, 28, 1)
+        return _DigitNet(), (5, 28, 28, 1)
     if name == "efficientnet":
         package = pytest.importorskip("efficientnet_lite_pytorch")
-        return EfficientNetFeatures(package.EfficientNet.from_name("efficientnet-lite0")), (2, 16, 16, 3)
+        return _EfficientNetFeatures(package.EfficientNet.from_name("efficientnet-lite0")), (2, 16, 16, 3)
     inception = pytest.importorskip("pytorch_fid.inception")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "fid_inception_v3", lambda: inception._inception_v3(weights=None, init_weights=False))
-        return InceptionFeatures(inception.InceptionV3()), (2, 16, 16, 3)
+        return _InceptionFeatures(inception.InceptionV3()), (2, 16, 16, 3)
 
 
 @pytest.mark.parametrize("name", ["digits", "efficientnet", "inception"])

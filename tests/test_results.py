@@ -85,6 +85,8 @@ def made_up(seeds=4):
 
 METRICS = [f"{split}_{m}" for split in ("train", "test") for m in ("sse_noisy", "sse_mean", "total_variance", "mmd")]
 METRICS += ["gaussian_distance", "gaussian_distance_after_flow", "stray_prior", "stray_flow", "early_sse_noisy"]
+METRICS += ["noise_cost_train", "noise_cost_test", "features_alive", "variance_error", "nats_above_floor_mean", "modes_right"]
+METRICS += ["score_published", "shape_rank", "shape_rank_null"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
