@@ -235,6 +235,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'vcae_nb.data.datasets.mnist5k': ('datasets.html#mnist5k', 'vcae_nb/data/datasets.py'),
                                        'vcae_nb.data.datasets.mog': ('datasets.html#mog', 'vcae_nb/data/datasets.py'),
                                        'vcae_nb.data.datasets.mog_lift': ('datasets.html#mog_lift', 'vcae_nb/data/datasets.py'),
+                                       'vcae_nb.data.datasets.quartered': ('datasets.html#quartered', 'vcae_nb/data/datasets.py'),
                                        'vcae_nb.data.datasets.read_mnist': ('datasets.html#read_mnist', 'vcae_nb/data/datasets.py'),
                                        'vcae_nb.data.datasets.reduced': ('datasets.html#reduced', 'vcae_nb/data/datasets.py')},
             'vcae_nb.data.images': { 'vcae_nb.data.images.BadImages': ('images.html#badimages', 'vcae_nb/data/images.py'),
