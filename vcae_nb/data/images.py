@@ -232,7 +232,9 @@ def _in_order(names: list[str], work: Callable) -> Iterator[tuple]:
 SPLITS = ("train", "valid", "test")
 VERSION = 2  # of the preparation; a change of the pixels or of the layout raises it
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-RESERVED = ("own", "celeba", "mnist", "mnist5k", "mnist-14", "mnist5k-14", "mog", "shapes3d", "3dshapes")  # of built-in sets
+RESERVED = {  # of built-in sets
+    "own", "celeba", "mnist", "mnist5k", "mnist-14", "mnist5k-14", "mog", "shapes3d", "3dshapes",
+}
 
 
 def new_name(
