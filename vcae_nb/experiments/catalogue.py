@@ -11,6 +11,7 @@ from .disentanglement import DISENTANGLEMENT
 from .latent_space import LATENT_SPACE
 from .mnist import MNIST
 from .noise import NOISE
+from .noise_digits import NOISE_DIGITS
 from .proposition1 import PROPOSITION1
 from .reduced_mnist import REDUCED_MNIST
 from .sensitivity import SENSITIVITY
@@ -20,6 +21,6 @@ from ..measure.experiment import Experiment
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
 _ALL = (
     PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY, DISENTANGLEMENT,
-    NOISE,
+    NOISE, NOISE_DIGITS,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
