@@ -60,7 +60,7 @@ def measure(run: Run, profile: str, device: str) -> dict[str, float]:
         "noise_cost": cost,
         "noise_cost_scaled": cost * m["test_total_variance"],
         "trustworthiness": float(near),
-        "variance_error": abs(m["train_total_variance"] / run.spec.v - 1) * 100,
+        "variance_error": abs(m["train_total_variance"] / run.spec.z_dim - 1) * 100,
     }
 
 
