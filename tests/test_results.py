@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from vcae_nb.core import results_path, VcaeError
-from vcae_nb.experiments.catalogue import EXPERIMENTS
+from vcae_nb.experiments.catalogue import EXPERIMENTS, PRIMARY
 from vcae_nb.measure.experiment import best_results, Experiment, read_results
 from vcae_nb.measure.results import Claim, compare, holm, judge
 
@@ -86,7 +86,7 @@ def made_up(seeds=4):
 METRICS = [f"{split}_{m}" for split in ("train", "test") for m in ("sse_noisy", "sse_mean", "total_variance", "mmd")]
 METRICS += ["gaussian_distance", "gaussian_distance_after_flow", "stray_prior", "stray_flow", "early_sse_noisy"]
 METRICS += ["noise_cost_train", "noise_cost_test", "features_alive", "variance_error", "nats_above_floor_mean", "modes_right"]
-METRICS += ["score_published", "shape_rank", "shape_rank_null"]
+METRICS += ["score_published", "shape_rank", "shape_rank_null", "noise_cost"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -102,6 +102,7 @@ def test_claims_are_a_pure_function_of_the_table(name, monkeypatch, tmp_path):
         assert a.difference == pytest.approx(b.difference)
     assert len({c.id for c in first}) == len(first)
     assert all(c.id.startswith(f"{name}.") and c.section and c.unit for c in first)
+    assert {c.id for c in first if c.primary} == {id for id in PRIMARY if id.startswith(f"{name}.")}
 
 
 TRIAL = Experiment(

@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url': '', 'lib_path': 'vcae_nb'},
   'syms': { 'vcae_nb.book.claims': { 'vcae_nb.book.claims._interval': ('claims.html#_interval', 'vcae_nb/book/claims.py'),
+                                     'vcae_nb.book.claims._lost': ('claims.html#_lost', 'vcae_nb/book/claims.py'),
                                      'vcae_nb.book.claims._set_plain': ('claims.html#_set_plain', 'vcae_nb/book/claims.py'),
                                      'vcae_nb.book.claims.all_claims': ('claims.html#all_claims', 'vcae_nb/book/claims.py'),
                                      'vcae_nb.book.claims.claims_markdown': ('claims.html#claims_markdown', 'vcae_nb/book/claims.py'),

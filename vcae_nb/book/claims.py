@@ -9,11 +9,13 @@ __all__ = ['MARKS', 'EVIDENCE', 'plain', 'title_text', 'results_of', 'claims_of'
 # %% ../../nbs/312_claims.ipynb #c312002
 import html
 import re
+import textwrap
 from pathlib import Path
 
 from .pages import Chapter, notebooks, read_notebook
 from ..core import results_path, sha256
 from ..kept import note_read, read_json
+from ..measure.results import Claim, holm
 
 # %% ../../nbs/312_claims.ipynb #c312005
 _GREEK = {"sigma": "σ", "lambda": "λ", "mu": "μ", "gamma": "γ", "epsilon": "ε"}
@@ -90,7 +92,8 @@ def claims_of(
             "ours": "" if verdict == "not run" else claim.get("ours", ""),
             "interval": "" if verdict == "not run" else _interval(claim),
             "verdict": verdict if verdict in MARKS else "not run",
-            "primary": claim.get("primary", True),
+            "primary": claim.get("primary", False),
+            "p": claim.get("p"),
             "numbers": [claim.get(k) for k in ("difference", "low", "high")],
         })
     return shown
@@ -163,7 +166,20 @@ def all_claims(
             results = next(filter(None, options), {})
             scale = scale_of(results) if results else "not run"
             found.append((chapter, scale, claims_of(results, section_of(chapter))))
-    return found
+    lost = _lost([c for _, _, claims in found for c in claims if c["primary"]])
+    judged = lambda c: c | lost.get(c["id"], {})
+    return [(chapter, scale, list(map(judged, claims))) for chapter, scale, claims in found]
+
+
+def _lost(family: list[dict]) -> dict[str, dict]:
+    "What becomes of the primary claims that are decided alone but not as one of so many."
+    claims = [Claim(c["id"], "", "", "", "", c["verdict"], p=c["p"], primary=True) for c in family]
+    left = {c.id: c.verdict for c in holm(claims)}
+    note = f"{{}}; {{}} alone, undecided as one of {len(family)} primary claims (Holm)"
+    return {
+        c["id"]: dict(verdict="undecided", interval=note.format(c["interval"], c["verdict"]))
+        for c in family if left[c["id"]] != c["verdict"]
+    }
 
 # %% ../../nbs/312_claims.ipynb #c312023
 def overview(
@@ -207,13 +223,13 @@ def claims_markdown(
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/312_claims.ipynb #c312025
-_SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" role="img"
+_SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {height}" role="img"
  font-family="system-ui, sans-serif" font-size="13"><title>What held, claim by claim</title>
 <style>text{{fill:#222}} .zero{{stroke:#888}} .reproduced{{stroke:#0b6e4f;fill:#0b6e4f}}
 .contradicted{{stroke:#b3261e;fill:#b3261e}} .undecided,.equal,.not-run{{stroke:#777;fill:#777}}
 @media (prefers-color-scheme: dark) {{ text{{fill:#ddd}} .reproduced{{stroke:#58c99b;fill:#58c99b}}
 .contradicted{{stroke:#ff8a80;fill:#ff8a80}} }}</style>
-<line class="zero" x1="570" x2="570" y1="0" y2="{height}"/>
+<line class="zero" x1="520" x2="520" y1="0" y2="{height}"/>
 {lines}
 </svg>
 """
@@ -226,14 +242,18 @@ def forest_svg(
     drawn = [c for c in claims if c["primary"] and None not in c["numbers"]]
     lines = []
     for i, c in enumerate(drawn):
-        y, scale = 22 * i + 18, max(map(abs, c["numbers"])) or 1
-        mean, low, high = (570 + 140 * x / scale for x in c["numbers"])
-        says = c["says"] if len(c["says"]) < 62 else c["says"][:60] + "…"
+        y, scale = 44 * i + 24, max(map(abs, c["numbers"])) or 1
+        mean, low, high = (520 + 100 * x / scale for x in c["numbers"])
+        says = textwrap.wrap(f'{MARKS[c["verdict"]]} {c["says"]}', 62, max_lines=2)
+        rows = [
+            f'<text x="4" y="{y - 3 + 16 * k}">{html.escape(t)}</text>' for k, t in enumerate(says)
+        ]
+        number = "{:+.3g} [{:.3g}, {:.3g}]".format(*c["numbers"])
         lines.append(
-            f'<text x="4" y="{y + 4}">{MARKS[c["verdict"]]} {html.escape(says)}</text>'
+            f'{"".join(rows)}<text x="640" y="{y + 4}">{number}</text>'
             f'<g class="{c["verdict"].replace(" ", "-")}"><line stroke-width="2" x1="{low:.1f}" '
             f'x2="{high:.1f}" y1="{y}" y2="{y}"/><circle cx="{mean:.1f}" cy="{y}" r="4"/></g>'
         )
     if not drawn:
-        lines = ['<text x="4" y="22">No claim has a difference with an interval yet.</text>']
-    return _SVG.format(height=22 * max(len(drawn), 1) + 14, lines="\n".join(lines))
+        lines = ['<text x="4" y="22">No primary claim has been judged yet.</text>']
+    return _SVG.format(height=44 * max(len(drawn), 1) + 6, lines="\n".join(lines))

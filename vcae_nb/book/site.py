@@ -411,7 +411,8 @@ def _with_marks(text: str, root: Path | None = None) -> str:
         return "\n\n".join(lines)
 
     def forest(m: re.Match) -> str:
-        known = any(None not in c["numbers"] for _, _, claims in all_claims(root) for c in claims)
+        claims = [c for _, _, found in all_claims(root) for c in found]
+        known = any(c["primary"] and None not in c["numbers"] for c in claims)
         return "![What held: differences and intervals](assets/forest.svg)" if known else ""
 
     marks = {"chapters": chapters, "forest": forest, "claims": lambda m: overview(all_claims(root))}
