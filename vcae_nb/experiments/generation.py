@@ -27,7 +27,7 @@ from ..data.resident import as_batch, Dataset
 from ..kept import keep
 from vcae_nb.measure.frechet import (
     absent, copying_ratio, extractor, frechet_probe, frechet_score, make_reference, quantise,
-    Reference, samples_probe,
+    Reference, sample_scores, samples_probe,
 )
 from vcae_nb.measure.results import (
     beside, Claim, COLOURS, compare, estimate, judge, MARGIN, pick, summarise,
@@ -155,6 +155,9 @@ def _sample_metrics(run, data, real, flow, device, seeds, distributions) -> dict
         score = frechet_score(reference, draw, seeds)
         found[f"{key}_{distribution}"] = score[key]
         found[f"{key}_{distribution}_std"] = score.get(f"{key}_std", 0.0)
+        more = sample_scores(reference, draw(0), device=device)
+        for name in ("kid", "precision", "recall", "density", "coverage"):
+            found[f"{key.replace('fd', name, 1)}_{distribution}"] = more[name]
     for reference in real:
         key, images = reference.extractor.key, data.test[: reference.n]
         found[f"{key}_floor"] = reference.floor
