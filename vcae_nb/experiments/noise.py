@@ -14,6 +14,7 @@ from sklearn.manifold import trustworthiness
 from ..data.datasets import load_dataset
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, compare, estimate, fair, judge, paired, pick
+from ..method.channels import carried_bits
 from ..method.runs import Run
 
 # %% ../../nbs/213_noise.ipynb #55dbd848
@@ -56,7 +57,10 @@ def measure(run: Run, profile: str, device: str) -> dict[str, float]:
     cost = m["test_sse_noisy"] - m["test_sse_mean"]
     items = load_dataset(run.manifest["dataset"]).test[:1000]
     near = trustworthiness(items, run.encode(items, device=device), n_neighbors=10)
-    return {
+    sent = load_dataset(run.manifest["dataset"]).train[:10_000]
+    sigma = run.spec.sigma
+    bits = {"bits": carried_bits(run.encode(sent, device=device), sigma)} if sigma else {}
+    return bits | {
         "noise_cost": cost,
         "noise_cost_scaled": cost * m["test_total_variance"],
         "trustworthiness": float(near),
@@ -65,9 +69,9 @@ def measure(run: Run, profile: str, device: str) -> dict[str, float]:
 
 
 def probe() -> list[float]:
-    "What the measure's one own part gives on a fixed case."
+    "What the measure's own parts give on a fixed case."
     x = torch.arange(60, dtype=torch.float64).view(20, 3).sin()
-    return [float(trustworthiness(x, x[:, :2], n_neighbors=5))]
+    return [float(trustworthiness(x, x[:, :2], n_neighbors=5)), carried_bits(x, 0.5)]
 
 # %% ../../nbs/213_noise.ipynb #fbed881b
 def gap(frame: pd.DataFrame, sigma: float) -> pd.Series:
