@@ -189,8 +189,7 @@ def _read_switches() -> dict:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "bf16_reduction": cuda.allow_bf16_reduced_precision_reduction,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "deterministic": torch.get_deterministic_debug_mode(),
     }
 
 
@@ -200,7 +199,7 @@ def _write_switches(to: dict) -> None:
     torch.backends.cudnn.benchmark = to["cudnn_benchmark"]
     torch.backends.cudnn.deterministic = to["cudnn_deterministic"]
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = to["bf16_reduction"]
-    torch.use_deterministic_algorithms(to["deterministic"], warn_only=to["warn_only"])
+    torch.set_deterministic_debug_mode(to["deterministic"])  # (the other call loads a compiler)
 
 # %% ../nbs/301_core.ipynb #c5b11450
 @contextmanager
@@ -231,7 +230,7 @@ def own_numerics():
             _write_switches(
                 dict(
                     float32_matmul_precision="highest", cudnn_tf32=False, cudnn_benchmark=False,
-                    cudnn_deterministic=True, bf16_reduction=False, deterministic=True, warn_only=True,
+                    cudnn_deterministic=True, bf16_reduction=False, deterministic="warn",
                 )
             )
         _inside[0] += 1
