@@ -265,3 +265,20 @@ def test_everything_of_ones_own_works_from_any_folder(tmp_path):
     assert made == [f"0000{i}.png" for i in range(3)]
     assert "names no format" in vcae(*words, "-o", "s.pgn", cwd=tmp_path).stderr
     assert "by --data" in vcae("sample", "VCAE", cwd=tmp_path).stderr  # the array has no name
+
+
+def test_a_network_of_ones_own_is_found_in_the_working_folder(tmp_path):
+    "Also by the installed script, which has only its own folder on the path."
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def pair(shape, z_dim, outputs, width):\n"
+        "    return nn.Linear(*shape, outputs), nn.Linear(z_dim, *shape)\n"
+    )
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).normal(size=(40, 5)))
+    script = "import sys; sys.path.remove(''); from vcae_nb.book.cli import main; main()"
+    words = "fit own.npy --z-dim 2 --steps 2 --set network=mine:pair".split()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(project_root()), "VCAE_RUNS": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr

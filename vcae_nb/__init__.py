@@ -16,6 +16,7 @@ _WHERE = {
     "fit_flow": "method.flows",
     "sample": "method.flows",
     "interpolate": "method.flows",
+    "class_densities": "method.densities",
     "Dataset": "data.resident",
     "dataset_of": "data.datasets",
     "load_dataset": "data.datasets",

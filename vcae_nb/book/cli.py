@@ -711,7 +711,8 @@ def _data_list(as_json: _Json = False):
 
 # %% ../../nbs/311_cli.ipynb #8d026727
 def main() -> None:
-    "The `vcae` command."
+    "The `vcae` command. Networks and penalties of one's own are looked for in this folder, too."
+    sys.path.append(os.getcwd())
     try:
         app(prog_name="vcae")
     except ModuleNotFoundError as e:

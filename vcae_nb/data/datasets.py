@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MNIST_SHA256', 'MOG_CENTRES', 'MOG_STD', 'DATASETS', 'mnist5k', 'read_mnist', 'mnist', 'reduced', 'quartered',
-           'mog_lift', 'mog', 'load_dataset', 'dataset_of']
+           'mog_lift', 'mog', 'load_dataset', 'dataset_of', 'items_of']
 
 # %% ../../nbs/305_datasets.ipynb #33f5134b
 import os
@@ -200,9 +200,9 @@ def dataset_of(
         return train
     if isinstance(train, (str, Path)):
         return _of_folder(Path(train).expanduser(), name, size or 64)
-    train, train_labels = _items(train, train_labels, size)
+    train, train_labels = items_of(train, train_labels, size)
     if test is not None:
-        test, test_labels = _items(test, test_labels, size)
+        test, test_labels = items_of(test, test_labels, size)
         return Dataset(name, train, test, train_labels, test_labels, copy=False)
     if len(train) < 4:
         raise VcaeError(f"{len(train)} items are too few; train and test need at least two each, "
@@ -230,7 +230,11 @@ def _of_folder(path: Path, name: str, size: int) -> Dataset:
     return prepared(prepare_images(path, name, size=size).name)
 
 # %% ../../nbs/305_datasets.ipynb #2eb13ca5
-def _items(x, labels, size: int | None) -> tuple[Tensor | Composed, object]:
+def items_of(
+    x,  # images or vectors, in any form that `dataset_of` takes but a folder
+    labels=None,  # of the items
+    size: int | None = None,  # pixels along a side, for pictures of several sizes
+) -> tuple[Tensor | Composed, object]:
     "A user's items in the stored form, or composed; and their labels. Raises `VcaeError`."
     if isinstance(x, Composed):
         return x, labels

@@ -323,8 +323,14 @@ class BadImages(VcaeError):
 
     def __init__(self, path: Path, bad: dict[str, VcaeError], advice: str):
         self.bad = bad
-        named = "; ".join(f"{name} {why}" for name, why in list(bad.items())[:SHOWN])
-        more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        told = {name: str(why) for name, why in bad.items()}
+        common, n = Counter(told.values()).most_common(1)[0]
+        first, more = next(name for name, why in told.items() if why == common), ""
+        if n > SHOWN:  # a reason that so many share is told once
+            told = {name: why for name, why in told.items() if why != common or name == first}
+            more = f"; and {n - 1} more like {first}"
+        named = "; ".join(f"{name} {why}" for name, why in list(told.items())[:SHOWN])
+        more += f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         count = f"{len(bad)} bad file{'s' * (len(bad) > 1)}"
         super().__init__(f"{count} in {path}: {named}{more}. {advice}")
 

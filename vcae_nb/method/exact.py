@@ -79,15 +79,14 @@ def _statistics(self: ExactChannel, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scale(self: ExactChannel, centred: Tensor, noise: Tensor, covariance: Tensor) -> Tensor:
     "What the centred means are multiplied by: a scalar, or one number a dimension."
-    d, n = self.z_dim, len(centred)
     if self.training:
         noise = noise - noise.mean(0)
-        sums = [(x * y).sum(0) / (n - 1) for x, y in _pairs(centred, noise)]
+        sums = [(x * y).sum(0) / (len(centred) - 1) for x, y in _pairs(centred, noise)]
     else:
         own = torch.ones_like(self.mean) if self.kind == "white" else covariance.diagonal()
         sums = [own, torch.zeros_like(own), torch.full_like(own, self.sigma**2)]
     if self.kind == "unit":
-        return exact_scale(*sums, self.v / d)
+        return exact_scale(*sums, self.v / self.z_dim)
     return exact_scale(*(x.sum() for x in sums), self.v)
 
 

@@ -97,8 +97,15 @@ def _run_onnx(path: Path, x: Tensor) -> Tensor | None:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    except Exception as e:  # onnxruntime raises a dozen kinds
+        path.unlink()
+        raise VcaeError(
+            f"the exported file does not run on another number of items ({e}); it was removed (a "
+            "network of your own may take len(x), which fixes it: x.flatten(1) leaves it free)"
+        ) from e
 
 
 def _compare(path: Path, found: Tensor | None, wanted: Tensor) -> None:
