@@ -2,6 +2,7 @@
 #                                            train what is missing (ANEW: all), execute the
 #                                            notebooks, build the site
 # make test                                  the gates, every notebook, and tests/
+# make faults                                five times as many damaged files as `make test` tries
 # make benchmark                             speed and memory beside others, into results/benchmark.json
 # make test-slurm                            the smoke grids on a real SLURM of one node; as root, on Debian
 
@@ -9,13 +10,16 @@ PROFILE ?= smoke
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test test-slurm readme benchmark clean
+.PHONY: reproduce test faults test-slurm readme benchmark clean
 
 reproduce: .venv/.installed
 	@$(BIN)/vcae run --all --profile $(PROFILE) $(if $(ANEW),--anew)
 
 test: .venv/.installed
 	@$(BIN)/python -m pytest -q -n 2 tests
+
+faults: .venv/.installed
+	@FAULTS=1 $(BIN)/python -m pytest -q tests/test_verify.py
 
 test-slurm: .venv/.installed
 	@$(BIN)/python tests/slurm/run.py

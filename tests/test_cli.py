@@ -54,7 +54,7 @@ def told(*words):
 
 def test_help_says_what_there_is():
     shown = vcae("-h").stdout
-    commands = "run train status site fit list compare sample traverse export data".split()
+    commands = "run train status site verify fit list compare sample traverse export data".split()
     assert all(f"  {name} " in shown for name in commands)
     assert vcae("--version").stdout.startswith("vcae_nb 0")
 
