@@ -140,9 +140,13 @@ def as_tensor(
             x = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
         x = torch.as_tensor(x)
     except Exception as e:  # whatever other libraries' objects raise
-        raise VcaeError(f"expected a tensor or an array of {what}, got {type(x).__name__} ({e})") from e
+        raise VcaeError(
+            f"expected a tensor or an array of {what}, got {type(x).__name__} ({e})"
+        ) from e
     if x.layout != torch.strided:
-        raise VcaeError(f"expected a dense tensor of {what}, got one in the layout {x.layout}; pass x.to_dense()")
+        raise VcaeError(
+            f"expected a dense tensor of {what}, got one in the layout {x.layout}; pass x.to_dense()"
+        )
     if x.is_complex():
         raise VcaeError(f"these {what} are complex; pass real and imaginary part as two dimensions")
     return x
@@ -163,9 +167,7 @@ def keyed_generator(
     return torch.Generator(device).manual_seed(keyed_seed(*key))
 
 # %% ../nbs/301_core.ipynb #fe57b48c
-def pick_device(
-    name: str = "auto",  # "auto", "cpu", "cuda" or "cuda:N"
-) -> torch.device:
+def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda" or "cuda:N"
     "The device of that name; `auto` is a GPU where there is one. Raises `VcaeError` for one that is not there."
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,8 +231,12 @@ def own_numerics():
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             _write_switches(
                 dict(
-                    float32_matmul_precision="highest", cudnn_tf32=False, cudnn_benchmark=False,
-                    cudnn_deterministic=True, bf16_reduction=False, deterministic="warn",
+                    float32_matmul_precision="highest",
+                    cudnn_tf32=False,
+                    cudnn_benchmark=False,
+                    cudnn_deterministic=True,
+                    bf16_reduction=False,
+                    deterministic="warn",
                 )
             )
         _inside[0] += 1

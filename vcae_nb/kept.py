@@ -136,10 +136,7 @@ def _own_digest(content: dict) -> str:
     return sha256(json.dumps(rest, sort_keys=True))
 
 
-def write_signed(
-    path: Path,
-    content: dict,  # plain values
-) -> None:
+def write_signed(path: Path, content: dict) -> None:  # plain values
     "Write JSON that holds its own digest. Raises `VcaeError` as `write_file` does."
     content = json.loads(json.dumps(content))
     write_file(path, json.dumps(content | {"sha256": _own_digest(content)}, indent=1) + "\n")
@@ -157,8 +154,7 @@ def read_signed(path: Path) -> dict:
 
 # %% ../nbs/302_kept.ipynb #c5a95518
 def read_tensors(
-    path: Path,  # a safetensors file
-    digest: str,  # the SHA-256 that it must have, or its beginning
+    path: Path, digest: str  # a safetensors file  # the SHA-256 that it must have, or its beginning
 ) -> dict[str, Tensor]:
     "The tensors of a file, after its digest was checked. Raises `VcaeError` where it does not match."
     try:
@@ -205,7 +201,11 @@ def save_checkpoint(
     device: torch.device | str = "cpu",  # where it is being made
 ) -> None:
     "Write a checkpoint and keep the one before. Raises `VcaeError` on a full disk; old ones stay."
-    facts = {"step": str(step), "identity": json.dumps(identity), "machine": json.dumps(machine(device))}
+    facts = {
+        "step": str(step),
+        "identity": json.dumps(identity),
+        "machine": json.dumps(machine(device)),
+    }
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     content = safetensors.torch.save(tensors, facts)
     free = shutil.disk_usage(folder).free
@@ -305,10 +305,7 @@ def read_manifest(folder: Path) -> dict:
     return read_signed(path)
 
 
-def is_made(
-    folder: Path,
-    identity: dict,  # what it shall be
-) -> bool:
+def is_made(folder: Path, identity: dict) -> bool:  # what it shall be
     "Whether it is there, whole, and what it shall be. Raises `VcaeError` where its manifest is damaged."
     if not (folder / "manifest.json").is_file():
         return False
@@ -316,9 +313,7 @@ def is_made(
 
 
 def finish(
-    folder: Path,
-    identity: dict,  # what it is
-    **facts,  # plain values that the manifest shall hold
+    folder: Path, identity: dict, **facts  # what it is  # plain values that the manifest shall hold
 ) -> dict:  # the manifest
     "Declare what is in a folder made. Raises `VcaeError` on a full or read-only disk."
     leftovers = ("spec.json", "manifest.json", "failed.txt")
@@ -385,7 +380,10 @@ def locked(folder: Path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"waiting for another process that makes {folder.name} (Ctrl-C to leave)", flush=True)
+            print(
+                f"waiting for another process that makes {folder.name} (Ctrl-C to leave)",
+                flush=True,
+            )
             lock.acquire()
     try:
         yield lock
@@ -411,10 +409,7 @@ def failure_noted(folder: Path):
 
 
 @contextmanager
-def made_once(
-    folder: Path,  # where it stands
-    identity: dict,  # what it is: plain values
-):
+def made_once(folder: Path, identity: dict):  # where it stands  # what it is: plain values
     """Yield the folder to make something in, alone, or None where it is made already.
 
     Raises `VcaeError` for a damaged manifest, a full disk, or one that is read-only.
@@ -497,9 +492,7 @@ def is_interactive() -> bool:
     return hasattr(builtins, "__IPYTHON__") or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
-def leave(
-    number: int,  # of the signal
-) -> None:
+def leave(number: int) -> None:  # of the signal
     "End the process as the signal would have: 143 for SIGTERM, 130 for SIGINT; a prompt lives on."
     if number == signal.SIGINT and is_interactive():
         raise KeyboardInterrupt
@@ -517,7 +510,9 @@ def _resume(trainer, folder: Path, log: Log, strict: bool) -> list[dict]:
         trainer.load(facts["step"], tensors)
         if facts["machine"] != machines[0]:
             changed = [k for k, v in machines[0].items() if facts["machine"].get(k) != v]
-            text = f"{folder.name} was begun on another class of machine ({', '.join(changed)} differ)"
+            text = (
+                f"{folder.name} was begun on another class of machine ({', '.join(changed)} differ)"
+            )
             if strict:
                 raise VcaeError(f"{text}; go on there, or without strict=True")
             print(f"{text}: its numbers may differ from a run on one machine", flush=True)
@@ -559,8 +554,11 @@ def run_steps(
                 save_checkpoint(folder, step, trainer.state(), identity, trainer.device)
                 saved_at = time.monotonic()
             if caught:
-                print(f"stopped at step {step} of {trainer.steps}; the same call goes on "
-                      f"from there ({folder})", flush=True)
+                print(
+                    f"stopped at step {step} of {trainer.steps}; the same call goes on "
+                    f"from there ({folder})",
+                    flush=True,
+                )
                 leave(caught[0])
         conclude(log, machines)
         if caught:  # meanwhile; all is done

@@ -248,7 +248,9 @@ def verify(
         typer.Option(help="Evaluate only so many runs again, drawn by --seed.", min=0),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train a cheap run again, too.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train a cheap run again, too.")
+    ] = False,
     write: Annotated[
         bool, typer.Option("--write", help="First note the digests of all files as they are.")
     ] = False,

@@ -47,20 +47,37 @@ def findings_table(
     findings: list[Finding],  # those of one section stand together
 ) -> Styler:  # a table with wrapped cells; its caption counts the outcomes
     "All findings, by section."
-    head = {"item": "item", "outcome": "outcome", "paper": "the paper", "here": "here", "by": "checked by"}
-    data = pd.DataFrame([asdict(f) for f in findings], columns=["section", *head]).set_index("section").rename(columns=head)
+    head = {
+        "item": "item",
+        "outcome": "outcome",
+        "paper": "the paper",
+        "here": "here",
+        "by": "checked by",
+    }
+    data = (
+        pd.DataFrame([asdict(f) for f in findings], columns=["section", *head])
+        .set_index("section")
+        .rename(columns=head)
+    )
     data.index = pd.MultiIndex.from_arrays([data.index, range(len(data))], names=["", "n"])
     counts = [f"{n} {name}" for name in OUTCOMES if (n := sum(f.outcome == name for f in findings))]
     wrap = "white-space: normal; text-align: left; vertical-align: top;"
     widths = [("th.row_heading", "max-width: 5rem; font-weight: 600;")]
-    widths += [(f"td.col{i}", f"min-width: {rem}rem;") for i, rem in enumerate((5, 3.5, 6.5, 7.5, 6))]
+    widths += [
+        (f"td.col{i}", f"min-width: {rem}rem;") for i, rem in enumerate((5, 3.5, 6.5, 7.5, 6))
+    ]
     return (
         data.style.hide(axis="index", level=1)
         .hide(axis="index", names=True)
         .format(escape="html")
         .set_uuid("findings")
         .set_caption(f"{len(findings)} findings: {', '.join(counts)}")
-        .set_table_styles([{"selector": "th, td", "props": wrap}, *({"selector": s, "props": p} for s, p in widths)])
+        .set_table_styles(
+            [
+                {"selector": "th, td", "props": wrap},
+                *({"selector": s, "props": p} for s, p in widths),
+            ]
+        )
     )
 
 # %% ../../nbs/220_open_questions.ipynb #58f9b68a
@@ -75,7 +92,9 @@ def mean_kernel(
 ) -> tuple[float, float]:  # E[C / (C + t chi^2_d)], and its derivative by t
     "The expected IMQ kernel between two Gaussian draws whose difference is N(0, t I)."
     base = 1 + t * NODES / (d * scale)
-    value, slope = WEIGHTS @ base ** (-d / 2), -WEIGHTS @ (NODES / (2 * scale) * base ** (-d / 2 - 1))
+    value, slope = WEIGHTS @ base ** (-d / 2), -WEIGHTS @ (
+        NODES / (2 * scale) * base ** (-d / 2 - 1)
+    )
     return float(value), float(slope)
 
 
@@ -83,11 +102,20 @@ def mmd_slope(
     v: float,  # total variance of Gaussian codes
     d: int,  # dimensions
     scales: tuple[float, ...] = (1.0,),  # of the kernels that are summed
-    batch: int | None = None,  # the batch, where the diagonal counts; None for the unbiased estimate
+    batch: (
+        int | None
+    ) = None,  # the batch, where the diagonal counts; None for the unbiased estimate
 ) -> float:
     "The derivative by v of the expected squared MMD of codes N(0, v/d I) from N(0, I)."
     within = 1.0 if batch is None else 1 - 1 / batch
-    return 2 / d * sum(within * mean_kernel(2 * v / d, d, s)[1] - mean_kernel(v / d + 1, d, s)[1] for s in scales)
+    return (
+        2
+        / d
+        * sum(
+            within * mean_kernel(2 * v / d, d, s)[1] - mean_kernel(v / d + 1, d, s)[1]
+            for s in scales
+        )
+    )
 
 
 def noise_cost(

@@ -330,7 +330,9 @@ def rule_claim(
     off = (by_seed - z_dim).abs()
     spare = off.drop(columns=chosen).min(axis=1) - off[chosen]
     ours, theirs = lambda_rule(by_seed.mean().to_dict(), z_dim), _by_lambda(paper)
-    pairs = [f"lambda {lam:g} has {estimate(by_seed[lam])}" for lam in dict.fromkeys((ours, chosen))]
+    pairs = [
+        f"lambda {lam:g} has {estimate(by_seed[lam])}" for lam in dict.fromkeys((ours, chosen))
+    ]
     return Claim(
         f"{experiment}.rule_{model}",
         section,

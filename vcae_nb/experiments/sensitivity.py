@@ -27,7 +27,9 @@ READINGS = {  # name: (model, what differs from Table 2)
 def grid(profile: str) -> list[dict]:
     "The sweeps of Tables 6 and 7 and the readings; at smoke scale two weights of each sweep."
     if profile == "smoke":
-        varied = [(m, dict(lam=lam)) for m, t in SWEEPS.items() for lam in (t["lam"][0], LAMBDAS[m])]
+        varied = [
+            (m, dict(lam=lam)) for m, t in SWEEPS.items() for lam in (t["lam"][0], LAMBDAS[m])
+        ]
     else:
         varied = [(m, dict(lam=lam)) for m, table in SWEEPS.items() for lam in table["lam"]]
         varied += [("VAE", {}), *READINGS.values()]

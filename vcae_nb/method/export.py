@@ -34,7 +34,11 @@ class Encoder(nn.Module):
 
     def __init__(self, run: Run):
         super().__init__()
-        self.encoder, self.channel, self.z_dim = run.model.encoder, run.model.channel, run.spec.z_dim
+        self.encoder, self.channel, self.z_dim = (
+            run.model.encoder,
+            run.model.channel,
+            run.spec.z_dim,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.encoder(x)

@@ -72,9 +72,7 @@ class MaskedAffine(AutoregressiveTransform):
     _elementwise_forward, _elementwise_inverse = staticmethod(affine), staticmethod(affine_inverse)
 
     def __init__(
-        self,
-        z_dim: int,
-        hidden: tuple[int, ...],  # units of the hidden layers, all alike
+        self, z_dim: int, hidden: tuple[int, ...]  # units of the hidden layers, all alike
     ):
         blocks = dict(num_blocks=len(hidden) - 1, output_multiplier=2, use_residual_blocks=False)
         super().__init__(MADE(z_dim, hidden[0], **blocks))
@@ -102,9 +100,7 @@ class AffineCoupling(CouplingTransform):
     _coupling_transform_inverse = staticmethod(affine_inverse)
 
     def __init__(
-        self,
-        z_dim: int,  # at least 2
-        hidden: tuple[int, ...],  # units of the hidden layers
+        self, z_dim: int, hidden: tuple[int, ...]  # at least 2  # units of the hidden layers
     ):
         if z_dim < 2:
             raise VcaeError("RealNVP needs codes of at least two dimensions; take kind='maf'")
@@ -211,11 +207,7 @@ def chain(
 class Flow(nn.Module):
     "An invertible map between codes z and standard normal w, with the density of z that follows from it."
 
-    def __init__(
-        self,
-        spec: FlowSpec,
-        z_dim: int,  # dimensions of the codes
-    ):
+    def __init__(self, spec: FlowSpec, z_dim: int):  # dimensions of the codes
         super().__init__()
         self.spec, self.z_dim, self.chain = spec, z_dim, chain(spec, z_dim)
         self.register_buffer("mean", torch.zeros(z_dim))
@@ -239,10 +231,7 @@ class Flow(nn.Module):
             )
         return x
 
-    def standardise(
-        self,
-        z: Tensor,  # (n, z_dim): codes of the kind it will be fitted to
-    ) -> None:
+    def standardise(self, z: Tensor) -> None:  # (n, z_dim): codes of the kind it will be fitted to
         "Take over mean and standard deviation of the codes. Raises `RunFailed` where a dimension does not vary."
         std = self._checked(z).std(0)
         still = [i for i, s in enumerate(std.tolist()) if not 1e-6 < s < math.inf]
@@ -408,7 +397,9 @@ FlowTrainer.step, FlowTrainer.evaluate = _step, _evaluate
 def flow_probe(kind: str) -> tuple[float, ...]:
     "What the first steps of such a flow give on fixed codes, in float64: it is known by them."
     g = keyed_generator("flow probe")
-    inputs = {split: torch.randn(n, 3, generator=g).double() for split, n in (("train", 24), ("test", 8))}
+    inputs = {
+        split: torch.randn(n, 3, generator=g).double() for split, n in (("train", 24), ("test", 8))
+    }
     spec = FlowSpec(kind, layers=4, hidden=(8, 8), steps=6, batch=8, lr=0.01, schedule=((3, 0.5),))
     with own_numerics():
         trainer, numbers = FlowTrainer(spec, Additive(3, 0.3), inputs, 3), []
@@ -485,14 +476,17 @@ def _write_flow(
     tensors = {name: t.detach().cpu().contiguous() for name, t in weights}
     write_file(folder / "weights.safetensors", safetensors.torch.save(tensors))
     finish(
-        folder, identity, z_dim=trainer.model.z_dim, metrics=metrics,
-        seconds=round(log.seconds(), 2), machines=machines, **facts,
+        folder,
+        identity,
+        z_dim=trainer.model.z_dim,
+        metrics=metrics,
+        seconds=round(log.seconds(), 2),
+        machines=machines,
+        **facts,
     )
 
 
-def load_flow(
-    folder: Path,  # of a finished flow
-) -> Flow:
+def load_flow(folder: Path) -> Flow:  # of a finished flow
     "A fitted flow. Raises `VcaeError` where there is none, or where its weights are damaged."
     if not (folder / "manifest.json").is_file():
         raise VcaeError(f"{folder} holds no finished flow; fit one with fit_flow")

@@ -42,7 +42,12 @@ def same_conv(
     out = tuple(math.ceil(n / stride) for n in size)
     if top == bottom and left == right:
         return nn.Conv2d(c_in, c_out, kernel, stride, (top, left)), out
-    return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), nn.Conv2d(c_in, c_out, kernel, stride)), out
+    return (
+        nn.Sequential(
+            nn.ZeroPad2d((left, right, top, bottom)), nn.Conv2d(c_in, c_out, kernel, stride)
+        ),
+        out,
+    )
 
 # %% ../../nbs/105_networks.ipynb #d5697430
 class SameConvTranspose(nn.Module):
@@ -52,9 +57,13 @@ class SameConvTranspose(nn.Module):
         super().__init__()
         excess = kernel - stride
         if excess < 0:
-            raise VcaeError(f"a transposed convolution needs a kernel of at least its stride, got {kernel} and {stride}")
+            raise VcaeError(
+                f"a transposed convolution needs a kernel of at least its stride, got {kernel} and {stride}"
+            )
         symmetric = excess % 2 == 0
-        self.conv = nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding=excess // 2 if symmetric else 0)
+        self.conv = nn.ConvTranspose2d(
+            c_in, c_out, kernel, stride, padding=excess // 2 if symmetric else 0
+        )
         self.crop, self.stride = (None if symmetric else excess // 2), stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +81,9 @@ class Column:
 
     kernel: int
     encoder: tuple[int, ...]  # filters of the stride-2 convolutions
-    decoder: tuple[int, ...]  # channels of the dense layer, then filters of the stride-2 transposed convolutions
+    decoder: tuple[
+        int, ...
+    ]  # channels of the dense layer, then filters of the stride-2 transposed convolutions
     norm: bool = True  # batch normalisation after each of them
     dense: int = 0  # units of one more dense layer next to the code, 0 for none
     last: int = 1  # stride of the transposed convolution to the image
@@ -81,7 +92,9 @@ class Column:
 TABLE_4 = {
     "mnist": Column(kernel=4, encoder=(128, 256, 512, 1024), decoder=(1024, 512, 256)),
     "celeba": Column(kernel=5, encoder=(128, 256, 512, 1024), decoder=(1024, 512, 256, 128)),
-    "shapes3d": Column(kernel=4, encoder=(32, 32, 64, 64), decoder=(64, 64, 32, 32), norm=False, dense=256, last=2),
+    "shapes3d": Column(
+        kernel=4, encoder=(32, 32, 64, 64), decoder=(64, 64, 32, 32), norm=False, dense=256, last=2
+    ),
 }
 
 # %% ../../nbs/105_networks.ipynb #060b9fbb
@@ -181,7 +194,10 @@ def conv_decoder(
     layers += [nn.Linear(units, h * w * first), nn.ReLU(), ToMap(h, w)]
     channels = first
     for filters in rest:
-        layers += [SameConvTranspose(channels, filters, column.kernel, 2), *normalised(filters, column)]
+        layers += [
+            SameConvTranspose(channels, filters, column.kernel, 2),
+            *normalised(filters, column),
+        ]
         channels = filters
     layers.append(SameConvTranspose(channels, out, column.kernel, column.last))
     if (height, breadth) != (h * scale, w * scale):
@@ -196,7 +212,9 @@ def mlp(
 ) -> nn.Sequential:
     "Two hidden ReLU layers of 128 units."
     h = scaled(128, width)
-    return nn.Sequential(nn.Linear(d_in, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, d_out))
+    return nn.Sequential(
+        nn.Linear(d_in, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, d_out)
+    )
 
 # %% ../../nbs/105_networks.ipynb #ec50560c
 INITS = {

@@ -117,7 +117,9 @@ class Run:
 
     def __repr__(self):
         error = self.metrics["test_sse_mean"]
-        return f"Run({self.folder.name}, {self.spec.steps:,} steps, test SSE {error:.2f} at the mean)"
+        return (
+            f"Run({self.folder.name}, {self.spec.steps:,} steps, test SSE {error:.2f} at the mean)"
+        )
 
     @property
     def workplace(self) -> Path:
@@ -346,8 +348,7 @@ def remarks(run: Run) -> list[str]:
 
 # %% ../../nbs/315_runs.ipynb #d36fea5a
 def data_of(
-    run: Run,
-    data: Dataset | Tensor | None = None,  # what it was trained on, where no name finds it
+    run: Run, data: Dataset | Tensor | None = None  # what it was trained on, where no name finds it
 ) -> Dataset:
     "The data that a run was trained on. Raises `VcaeError` where they are not at hand, or not the same."
     if data is None:
