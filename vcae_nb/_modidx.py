@@ -641,6 +641,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'vcae_nb/measure/experiment.py'),
                                             'vcae_nb.measure.experiment.best_results': ( 'experiment.html#best_results',
                                                                                          'vcae_nb/measure/experiment.py'),
+                                            'vcae_nb.measure.experiment.check_mean': ( 'experiment.html#check_mean',
+                                                                                       'vcae_nb/measure/experiment.py'),
                                             'vcae_nb.measure.experiment.check_quotes': ( 'experiment.html#check_quotes',
                                                                                          'vcae_nb/measure/experiment.py'),
                                             'vcae_nb.measure.experiment.git_commit': ( 'experiment.html#git_commit',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OLDER', 'row_from', 'Results', 'read_results', 'git_commit', 'provenance', 'at_hand', 'Experiment', 'best_results',
-           'check_quotes']
+           'check_quotes', 'check_mean']
 
 # %% ../../nbs/312_experiment.ipynb #b621e500
 import json
@@ -367,3 +367,18 @@ def check_quotes(
             raise VcaeError(
                 f"the prose quotes {quoted} for {claim.id}; the results have {mean} [{low}, {high}]"
             )
+
+# %% ../../nbs/312_experiment.ipynb #4022d191
+def check_mean(
+    quoted: str,  # as in the prose, for instance "31.4"
+    experiment: str,
+    metric: str,
+    profile: str = "cpu",
+    **settings,  # of the rows that it is the mean of
+) -> None:
+    "Compare a mean in prose with the rows. Raises `VcaeError` where they differ."
+    found = read_results(experiment, profile)
+    rows = pick(found.frame, **settings) if found else pd.DataFrame({metric: []})
+    mean = f"{rows[metric].mean():.{len(quoted.partition('.')[2])}f}"
+    if quoted != mean:
+        raise VcaeError(f"the prose quotes {quoted} for {metric} of {settings}; rows have {mean}")
