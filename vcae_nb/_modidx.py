@@ -607,6 +607,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'vcae_nb.kept.write_signed': ('kept.html#write_signed', 'vcae_nb/kept.py')},
             'vcae_nb.measure.experiment': { 'vcae_nb.measure.experiment.Experiment': ( 'experiment.html#experiment',
                                                                                        'vcae_nb/measure/experiment.py'),
+                                            'vcae_nb.measure.experiment.Experiment.copy_weights': ( 'experiment.html#experiment.copy_weights',
+                                                                                                    'vcae_nb/measure/experiment.py'),
                                             'vcae_nb.measure.experiment.Experiment.judged': ( 'experiment.html#experiment.judged',
                                                                                               'vcae_nb/measure/experiment.py'),
                                             'vcae_nb.measure.experiment.Experiment.kept': ( 'experiment.html#experiment.kept',

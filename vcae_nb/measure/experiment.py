@@ -9,6 +9,7 @@ __all__ = ['OLDER', 'row_from', 'Results', 'read_results', 'git_commit', 'proven
 # %% ../../nbs/312_experiment.ipynb #b621e500
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -330,6 +331,19 @@ def run(
     rows = self.rows(profile, seeds, device, anew)
     claims = self.judged(frame_of(rows), profile)
     return _write(Results(self.name, profile, rows, claims), self.section, device)
+
+# %% ../../nbs/312_experiment.ipynb #c2126887
+@patch
+def copy_weights(self: Experiment, profile: str) -> list[Path]:  # the folders of the copies
+    "Copy the finished runs of seed 0, with their flows, to where results lie."
+    target, copies = results_root() / profile / "weights", []
+    for spec in self.specs(profile):
+        made = runs_root() / spec.key
+        if spec.seed == 0 and (made / "manifest.json").is_file():
+            ignore = shutil.ignore_patterns("*.stale-*", "kept", "codes*", "samples*")
+            copies.append(target / spec.key)
+            shutil.copytree(made, copies[-1], ignore=ignore, dirs_exist_ok=True)
+    return copies
 
 # %% ../../nbs/312_experiment.ipynb #eca032de
 def best_results(
