@@ -244,7 +244,8 @@ def forest_svg(
     for i, c in enumerate(drawn):
         y, scale = 44 * i + 24, max(map(abs, c["numbers"])) or 1
         mean, low, high = (520 + 100 * x / scale for x in c["numbers"])
-        says = textwrap.wrap(f'{MARKS[c["verdict"]]} {c["says"]}', 62, max_lines=2)
+        first = c["says"].partition(":")[0]  # what comes after a colon explains
+        says = textwrap.wrap(f'{MARKS[c["verdict"]]} {first}', 58, max_lines=2)
         rows = [
             f'<text x="4" y="{y - 3 + 16 * k}">{html.escape(t)}</text>' for k, t in enumerate(says)
         ]
