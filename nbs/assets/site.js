@@ -59,7 +59,9 @@ function accessible() {
   const main = document.querySelector("main");
   if (main && !document.getElementById("quarto-document-content")) main.id = "quarto-document-content";
   if (main) main.tabIndex = -1;
-  document.querySelector("#quarto-sidebar .sidebar-link.active")?.scrollIntoView({ block: "nearest" });
+  const bar = document.querySelector("#quarto-sidebar"), here = bar?.querySelector(".sidebar-link.active");
+  const below = here ? here.getBoundingClientRect().bottom - bar.getBoundingClientRect().bottom : 0;
+  if (below > 0) bar.scrollTop += below; // (scrollIntoView would move where the Tab key starts)
 }
 
 // Those who want no motion see the first picture of a film.

@@ -173,6 +173,7 @@ def all_claims(
 
 def _lost(family: list[dict]) -> dict[str, dict]:
     "What becomes of the primary claims that are decided alone but not as one of so many."
+    family = [c for c in family if c["p"] is not None]
     claims = [Claim(c["id"], "", "", "", "", c["verdict"], p=c["p"], primary=True) for c in family]
     left = {c.id: c.verdict for c in holm(claims)}
     note = f"{{}}; {{}} alone, undecided as one of {len(family)} primary claims (Holm)"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vcae_nb.core import (
-    as_tensor, choose, keyed_generator, named, own_numerics, pick_device, results_root, runs_root,
-    VcaeError,
+    as_tensor, choose, keyed_generator, named, own_numerics, pick_device, project_root,
+    results_root, runs_root, VcaeError,
 )
 from ..data.datasets import dataset_of, items_of, load_dataset
 from ..data.resident import as_batch, Dataset
@@ -232,7 +232,13 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def committed(key: str) -> list[Path]:
     "The folders of that name among the finished runs that come with the repository."
-    return sorted(results_root().glob(f"*/weights/{key}"))
+    return [folder / key for folder in _weights() if (folder / key).is_dir()]
+
+
+def _weights() -> list[Path]:
+    "Where weights come with results: one's own, and the repository's."
+    roots = dict.fromkeys([results_root(), project_root() / "results"])
+    return [folder for root in roots for folder in sorted(root.glob("*/weights"))]
 
 # %% ../../nbs/315_runs.ipynb #50f49c35
 def fit(
@@ -370,7 +376,7 @@ def data_of(
 # %% ../../nbs/315_runs.ipynb #af7264fd
 def finished_runs(root: Path | None = None) -> dict[str, Path]:
     "The finished runs by name: those in `root`, or in `runs_root()` and with the repository."
-    roots = [Path(root)] if root else [runs_root(), *sorted(results_root().glob("*/weights"))]
+    roots = [Path(root)] if root else [runs_root(), *_weights()]
     found = [p for r in reversed(roots) if r.is_dir() for p in r.iterdir() if p.name[0] != "."]
     return {p.name: p for p in sorted(found) if (p / "manifest.json").is_file()}
 
