@@ -15,6 +15,7 @@ from pathlib import Path
 from .pages import Chapter, notebooks, read_notebook
 from ..core import results_path, sha256
 from ..kept import note_read, read_json
+from ..measure.experiment import OLDER
 from ..measure.results import Claim, holm
 
 # %% ../../nbs/312_claims.ipynb #c312005
@@ -51,7 +52,6 @@ def title_text(
 MARKS = {  # verdict: its mark
     "reproduced": "✓", "contradicted": "✗", "equal": "=", "undecided": "~", "not run": "·",
 }
-_OLD = {"not reproduced": "contradicted", "inconclusive": "undecided"}
 
 
 def results_of(
@@ -82,7 +82,7 @@ def claims_of(
     "The claims of an experiment in one form, whether the file is of today or older."
     shown = []
     for claim in results.get("claims", []):
-        verdict = _OLD.get(claim["verdict"], claim["verdict"])
+        verdict = OLDER.get(claim["verdict"], claim["verdict"])
         where = claim.get("section") or section
         shown.append({
             "id": "claim-" + re.sub(r"[^\w.-]", "-", claim["id"]),
