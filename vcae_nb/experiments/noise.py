@@ -75,10 +75,12 @@ def probe() -> list[float]:
     return [float(trustworthiness(x, x[:, :2], n_neighbors=5)), carried_bits(x, 0.5)]
 
 # %% ../../nbs/213_noise.ipynb #fbed881b
-def gap(frame: pd.DataFrame, sigma: float) -> pd.Series:
-    "By seed: how much larger the Gaussian's error is than that of free white codes, in percent."
+def gap(
+    frame: pd.DataFrame, sigma: float, metric: str = "test_sse_noisy", relative: bool = True
+) -> pd.Series:
+    "By seed: how much larger the Gaussian's error is than that of free white codes."
     small, large = dict(model="VCAE-white", sigma=sigma), dict(model="cWAE-white", sigma=sigma)
-    return paired(fair(frame), "test_sse_noisy", small, large, relative=True)
+    return paired(fair(frame), metric, small, large, relative)
 
 
 def shape_cost(frame: pd.DataFrame, id: str, sigma: float, where: str = "") -> Claim:
@@ -148,13 +150,9 @@ def constraint_claims(frame: pd.DataFrame) -> list[Claim]:
 
 def anatomy_claims(frame: pd.DataFrame, longer: pd.DataFrame) -> list[Claim]:
     "What is the cost of the shape made of? Named after the first runs."
-    free, gaussian = dict(model="VCAE-white"), dict(model="cWAE-white")
-
-    def cost(runs: pd.DataFrame, sigma: float, metric: str = "test_sse_noisy") -> pd.Series:
-        return paired(fair(pick(runs, sigma=sigma)), metric, free, gaussian)
-
-    none, some, large = cost(frame, 0.0), cost(frame, 0.2), cost(longer, 0.0)
-    share = 100 * cost(frame, 0.1, "test_sse_mean") / cost(frame, 0.1)
+    none, some = (gap(frame, sigma, relative=False) for sigma in (0.0, 0.2))
+    large = gap(longer, 0.0, relative=False)
+    share = 100 * gap(frame, 0.1, "test_sse_mean", False) / gap(frame, 0.1, relative=False)
     return [
         Claim(
             "noise.grows_absolute", "3", "In squared error (not in percent) what the shape costs "
