@@ -18,6 +18,7 @@ import posixpath
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,19 +354,21 @@ def _picture(data: dict, size: dict, caption: str, alt: str, number: int) -> str
     )
 
 
-def _show_outputs(cell: dict, heading: str, number: int) -> int:
-    "Make pictures, numbered from `number`, and tables what all can use; returns the next number."
+def _show_outputs(cell: dict, heading: str, number: int, prose: Callable = str) -> int:
+    "Make pictures, numbered from `number`, tables and text what all can use; the next number."
     caption = _option(cell.source, "fig-cap")
     alt = re.sub(r"[$`]", "", _option(cell.source, "fig-alt") or caption or f"Figure: {heading}")
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         picture = _picture(data, output.get("metadata", {}), caption, alt, number)
-        table = "".join(data.get("text/html", ""))
+        table, text = ("".join(data.get(f"text/{kind}", "")) for kind in ("html", "markdown"))
         if picture:
             output["data"], caption, number = {"text/html": picture}, "", number + 1
         elif table:
             image = rf'<img alt="{html.escape(alt)}"'
             data["text/html"] = re.sub(r"<img\b(?![^>]*\balt=)", lambda m: image, table)
+        elif text:
+            data["text/markdown"] = prose(text)
     cell["source"] = re.sub(r"^#\| *fig-(cap|alt):.*\n", "", cell.source, flags=re.M)
     return number
 
@@ -491,7 +494,7 @@ def _page_notebook(page: Page, book: Book) -> dict:
             heading = (re.findall(r"^#+ +(.+)$", cell.source, re.M) or [heading])[-1]
             cells.append(cell)
         else:
-            number = _show_outputs(cell, heading, number)
+            number = _show_outputs(cell, heading, number, book.prose)
             cells += _around(cell, page.chapter, seen)
     return _notebook(front, cells)
 
@@ -541,7 +544,7 @@ def _item_page(name: str, places: list[tuple[Page, dict]], book: Book) -> dict:
             text = re.sub(r"^#.*$", "", cell.source, flags=re.M).strip()
             cell = mk_cell(book.prose(text), "markdown")
         else:
-            number = _show_outputs(cell, name, number)
+            number = _show_outputs(cell, name, number, book.prose)
             cell.source = "#| echo: false\n" * bool(cell.outputs) + code_of(cell)
         cells.append(cell)
     return _notebook({"title": name, "description": says, "search": False}, cells)
