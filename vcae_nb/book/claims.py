@@ -225,6 +225,7 @@ def claims_markdown(
 
 # %% ../../nbs/312_claims.ipynb #c312025
 _SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {height}" role="img"
+ width="800" height="{height}"
  font-family="system-ui, sans-serif" font-size="13"><title>What held, claim by claim</title>
 <style>text{{fill:#222}} .zero{{stroke:#888}} .reproduced{{stroke:#0b6e4f;fill:#0b6e4f}}
 .contradicted{{stroke:#b3261e;fill:#b3261e}} .undecided,.equal,.not-run{{stroke:#777;fill:#777}}
