@@ -13,6 +13,7 @@ from .mnist import MNIST
 from .noise import NOISE
 from .noise_digits import NOISE_DIGITS
 from .proposition1 import PROPOSITION1
+from .rate import RATE
 from .reduced_mnist import REDUCED_MNIST
 from .sensitivity import SENSITIVITY
 from .toy_mog import TOY_MOG
@@ -21,7 +22,7 @@ from ..measure.experiment import Experiment
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
 _ALL = (
     PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY, DISENTANGLEMENT,
-    NOISE, NOISE_DIGITS,
+    NOISE, NOISE_DIGITS, RATE,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 

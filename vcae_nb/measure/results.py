@@ -51,6 +51,7 @@ COLOURS = {
     "VAE": "#009e73",
     "VAE+IAF": "#cc79a7",
     "CV-VAE": "#44aa99",
+    "sWAE": "#f0b400",
     "AE": "#555555",
     "RAE-L2": "#999933",
     "TC-VCAE": "#0072b2",

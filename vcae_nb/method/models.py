@@ -91,6 +91,7 @@ MODELS = {
     "AE": Row(Deterministic),
     "RAE-L2": Row(Deterministic, norm_penalty, decay=True),
     "CV-VAE": Row(Additive, norm_penalty),
+    "sWAE": Row(DiagonalGaussian, mmd_penalty),
 }
 
 
