@@ -7,6 +7,7 @@ __all__ = ['EXPERIMENTS', 'PRIMARY']
 
 # %% ../../nbs/219_catalogue.ipynb #3f480009
 from .celeba import CELEBA
+from .densities import DENSITIES
 from .disentanglement import DISENTANGLEMENT
 from .latent_space import LATENT_SPACE
 from .mnist import MNIST
@@ -22,7 +23,7 @@ from ..measure.experiment import Experiment
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
 _ALL = (
     PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY, DISENTANGLEMENT,
-    NOISE, NOISE_DIGITS, RATE,
+    NOISE, NOISE_DIGITS, RATE, DENSITIES,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 

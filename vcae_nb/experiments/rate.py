@@ -6,7 +6,7 @@
 __all__ = ['ITEMS', 'KINDS', 'FIRM', 'BETAS', 'DIGIT_NOISES', 'LENGTHS', 'RATE', 'channel_entropy', 'measure', 'probe', 'grid',
            'error_at', 'at_equal_rate', 'kinds_of_codes', 'claims']
 
-# %% ../../nbs/215_rate.ipynb #9d6d1edc
+# %% ../../nbs/215_rate.ipynb #b20dd7e9
 import math
 
 import numpy as np
@@ -19,13 +19,14 @@ from ..data.datasets import load_dataset
 from ..data.resident import as_batch
 from .noise import grid as noise_grid
 from .noise_digits import SCALES as DIGITS
+from ..kept import keep
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, estimate, judge, pick
 from ..method.channels import carried_bits
 from ..method.densities import density, density_probe
 from ..method.runs import Run
 
-# %% ../../nbs/215_rate.ipynb #0ad95ae0
+# %% ../../nbs/215_rate.ipynb #dfd59366
 ITEMS = 20_000  # training items whose codes a density is fitted to, at most
 KINDS = ("gaussian", "gmm-50")
 
@@ -48,8 +49,8 @@ def channel_entropy(
     return torch.cat(sums).double().mean().item()
 
 
-def measure(run: Run, profile: str, device: str) -> dict[str, float]:
-    "The rate of a run's code in bits by each density, and the share of noise in its variance."
+def _measure(run: Run, device: str) -> dict[str, float]:
+    "What `measure` keeps."
     data = load_dataset(run.manifest["dataset"])
     with own_numerics():
         entropy = channel_entropy(run, data.test, device)
@@ -64,6 +65,15 @@ def measure(run: Run, profile: str, device: str) -> dict[str, float]:
         mu = run.encode(data.train[:10_000], device=device)
         found["bits"] = carried_bits(mu, run.spec.sigma)
     return found
+
+
+def measure(run: Run, profile: str, device: str) -> dict[str, float]:
+    "The rate of a run's code in bits by each density, and the share of noise in its variance."
+    made = lambda: _measure(run, device)
+    kept = keep(
+        run.workplace, "rate", made, weights=run.weights_sha256, asked=[ITEMS, KINDS], probe=probe()
+    )
+    return {name: value.item() for name, value in kept.items()}
 
 
 def probe() -> list[float]:
