@@ -148,21 +148,25 @@ def mog(
     return Dataset("mog", x_train, x_test, y_train, y_test)
 
 # %% ../../nbs/305_datasets.ipynb #00cbe2f2
-def _draws(source) -> dict:
+def _draws(name, source) -> dict:
     "ReducedMNIST in ten draws, by name."
-    names = [f"reduced-{source.__name__}" + f"-{seed}" * bool(seed) for seed in range(10)]
+    names = [f"reduced-{name}" + f"-{seed}" * bool(seed) for seed in range(10)]
     make = lambda seed: lru_cache(maxsize=None)(lambda: reduced(source(), seed=seed))
     return {name: make(seed) for seed, name in enumerate(names)}
 
 
+_small = lru_cache(maxsize=None)(lambda: quartered(mnist()))
+_small5k = lru_cache(maxsize=None)(lambda: quartered(mnist5k()))
 _rendered = lambda **form: lru_cache(maxsize=None)(partial(shapes3d_dataset, **form))
 DATASETS = {
     "mnist5k": mnist5k,
     "mnist": mnist,
-    **_draws(mnist5k),
-    **_draws(mnist),
-    "mnist-14": lru_cache(maxsize=None)(lambda: quartered(mnist())),
-    "mnist5k-14": lru_cache(maxsize=None)(lambda: quartered(mnist5k())),
+    "mnist-14": _small,
+    "mnist5k-14": _small5k,
+    **_draws("mnist5k", mnist5k),
+    **_draws("mnist", mnist),
+    **_draws("mnist-14", _small),
+    **_draws("mnist5k-14", _small5k),
     "mog": mog,
     "shapes3d": _rendered(name="shapes3d"),
     "rendered-shapes3d": _rendered(name="rendered-shapes3d"),

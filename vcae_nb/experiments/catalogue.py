@@ -17,13 +17,14 @@ from .proposition1 import PROPOSITION1
 from .rate import RATE
 from .reduced_mnist import REDUCED_MNIST
 from .sensitivity import SENSITIVITY
+from .small_data import SMALL_DATA
 from .toy_mog import TOY_MOG
 from ..measure.experiment import Experiment
 
 # %% ../../nbs/219_catalogue.ipynb #126ae5a8
 _ALL = (
     PROPOSITION1, TOY_MOG, LATENT_SPACE, REDUCED_MNIST, MNIST, CELEBA, SENSITIVITY, DISENTANGLEMENT,
-    NOISE, NOISE_DIGITS, RATE, DENSITIES,
+    NOISE, NOISE_DIGITS, RATE, DENSITIES, SMALL_DATA,
 )
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in _ALL}
 
