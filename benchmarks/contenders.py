@@ -16,7 +16,7 @@ from torch import nn
 from vcae_nb.method.models import Autoencoder, discriminator_objective, discriminator_of, row_of
 from vcae_nb.method.networks import BatchNorm, ToMap, ToVector
 from vcae_nb.method.objectives import total_correlation
-from vcae_nb.method.runs import fit
+from vcae_nb.method.runs import fit, has_fast_bf16
 
 
 class Skipped(Exception):
@@ -37,18 +37,11 @@ def wait_for(device):
         torch.cuda.synchronize(device)
 
 
-def fast_bf16(device):
-    "Whether a device computes in bf16 by itself."
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def in_bf16(spec, device):
     "A spec in bf16. Raises `Skipped` where that is not there, or is emulated."
     if "precision" not in spec.settings:
         raise Skipped("there is no setting for the precision")
-    if not fast_bf16(device):
+    if not has_fast_bf16(device):
         raise Skipped("this processor has no fast bf16")
     return replace(spec, precision="bf16")
 

@@ -76,18 +76,18 @@ def test_sources_are_light(notebook):
         assert re.search(r'^profile: str = "smoke"', "".join(c["source"]), re.M)
 
 
-LONG_LINES, LONG_CELLS = 745, 62  # how many there are; lower these as they go, to 0 and 5
+LONG_LINES, LONG_CELLS = 14, 5  # how many there are; lower the first as they go, to 0
 
 
 def test_cells_are_short():
-    "No more lines of code over 100 characters, and no more exported cells over 40 lines, than there were."
+    "No more lines of code over 100 characters, captions aside, and no more exported cells over 40 lines."
     lines, cells = [], []
     for notebook in NOTEBOOKS:
         for source in code_cells(notebook):
-            lines += [f"{notebook.stem}: {line}" for line in source.splitlines() if len(line) > 100]
-            directive, *rest = source.splitlines() or [""]
-            if directive.startswith("#| export") and len(rest) > 40:
-                cells.append(f"{notebook.stem}: {len(rest)} lines from {rest[0]}")
+            code = [line for line in source.splitlines() if line and not line.startswith("#|")]
+            lines += [f"{notebook.stem}: {line}" for line in code if len(line) > 100]
+            if re.search(r"^#\| *export", source, re.M) and len(code) > 40:
+                cells.append(f"{notebook.stem}: {len(code)} lines from {code[0]}")
     print(f"{len(lines)} long lines, {len(cells)} long exported cells", *lines, *cells, sep="\n")
     assert len(lines) <= LONG_LINES and len(cells) <= LONG_CELLS
 

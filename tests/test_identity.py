@@ -26,8 +26,8 @@ CASES += [("VCAE-white", "mlp"), ("cWAE-white", "mlp"), ("RAE-L2", "celeba"), ("
 ABOUT = ("vcae_nb.method", "vcae_nb.data.resident", "vcae_nb.core")
 # they return no number, hand one on as it is, or only say where or how something is computed
 SILENT = {
-    "choose", "named", "row_of", "number", "_checked", "as_number", "as_schedule", "own_numerics",
-    "_read_switches", "_write_switches", "_built_in", "frozen", "same_padding", "machine",
+    "choose", "named", "row_of", "number", "_checked", "as_number", "_as_schedule", "own_numerics",
+    "_read_switches", "_write_switches", "_built_in", "_frozen", "same_padding", "machine",
     "as_stored", "sha256", "hash", "_check", "_settle", "settings", "_probe_data",
 }
 
