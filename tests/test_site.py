@@ -21,6 +21,7 @@ import kubernetes_validate
 import nbformat
 import pytest
 import smalldocs
+import torch
 import yaml
 from playwright.sync_api import sync_playwright
 
@@ -44,6 +45,12 @@ CLAIMS = [
 ]
 ROWS = [{"dataset": f"dots {EVIL}", "dataset_sha256": "a" * 64, "seed": s} for s in range(3)]
 RESULTS = {"experiment": "toy", "rows": ROWS, "claims": CLAIMS, "provenance": {"commit": EVIL, "versions": {"torch": EVIL}}}
+EXPLORER = """#| fig-cap: 'Two planes.'
+import torch
+from vcae_nb.measure.explorer import plane_explorer
+decode = lambda z: torch.cat([z, z * z, z - 1, z.sin()], 1).view(-1, 1, 4, 2).sigmoid()
+codes = torch.linspace(-2, 2, 200)[:, None] * torch.tensor([1.0, 0.5])
+plane_explorer({"A <b>": decode, "B": lambda z: decode(-z)}, {"A <b>": codes, "B": -codes}, [0, 1] * 100, n=5)"""
 CELLS = {
     "index": ["# The book\n\n> A small one.\n\nStart with [Core](301_core.ipynb) and [the toy](201_toy.ipynb).\n\n<!-- claims -->\n\n<!-- chapters -->"],
     "201_toy": [
@@ -54,6 +61,7 @@ CELLS = {
         {"code": "#| fig-cap: 'Rises with $\\sigma$.'\nplt.plot([1, 2])\nplt.show()"},
         {"code": "pd.DataFrame({f'a wide column {i}': [1.5] for i in range(12)})"},
         {"code": "print('a long line ' * 40)"},
+        {"code": EXPLORER},
     ],
 }  # fmt: skip
 
@@ -304,6 +312,60 @@ def test_dark_mode_stays(site, visit):
     page.locator(".quarto-color-scheme-toggle:visible").first.click()
     page.goto((site / "toy.html").as_uri())
     page.wait_for_function("document.querySelector('html.quarto-dark, body.quarto-dark')")
+
+
+PIXELS = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 == 0)"
+Z = [-1.98, -0.99, 0.0, 0.99, 1.98]  # the codes along an edge of the toy's planes: 99 % of its range
+
+
+def decoded(x, y):
+    "What the toy's first decoder says, in grey levels."
+    z = torch.tensor([[x, y]])
+    return (255 * torch.cat([z, z * z, z - 1, z.sin()], 1).sigmoid()).flatten().tolist()
+
+
+@pytest.fixture
+def explorer(site, visit):
+    "An explorer on a page, at the code in the middle."
+
+    def opened(**look):
+        page, problems = visit((site / "toy.html").as_uri(), **look)
+        page.locator(".vcae-explorer.vx-live").wait_for()
+        found = page.locator(".vcae-explorer")
+        says = lambda x, y: found.locator("output").inner_text().startswith(f"z = ({x:.2f}, {y:.2f})".replace("-", "\u2212"))
+        assert says(0, 0)
+        return page, found, says, problems
+
+    return opened
+
+
+@needs_browser
+@pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
+def test_explorer_decodes_what_the_pointer_is_over(explorer, width, dark):
+    page, found, says, problems = explorer(width=width, dark=dark)
+    plane = found.locator("svg").nth(1)
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+    for column, row in ((0, 0), (4, 1), (2, 3)):
+        page.mouse.move(box["x"] + (column + 0.5) * box["width"] / 5, box["y"] + (row + 0.5) * box["height"] / 5)
+        x, y = Z[column], Z[4 - row]
+        assert says(x, y)
+        for canvas, z in zip(found.locator("canvas").all(), ((x, y), (-x, -y))):
+            assert canvas.evaluate(PIXELS) == pytest.approx(decoded(*z), abs=1.01)
+    assert problems == []
+
+
+@needs_browser
+def test_explorer_by_keyboard_and_for_ears(explorer):
+    page, found, says, problems = explorer()
+    plane = found.get_by_role("application", name="A <b>: the plane of codes")
+    plane.evaluate("p => { p.scrollIntoView({ behavior: 'instant' }); p.focus({ preventScroll: true }); }")
+    for key, z in (("ArrowRight", (0.99, 0)), ("ArrowUp", (0.99, 0.99)), ("Shift+ArrowLeft", (-1.98, 0.99)), ("Home", (0, 0))):
+        before = page.evaluate("scrollY")
+        page.keyboard.press(key)
+        assert says(*z) and page.evaluate("scrollY") == before
+    assert found.get_by_role("status").inner_text().endswith("A <b>: among codes of 1. B: among codes of 0.")
+    assert found.get_by_role("img", name="B: the decoded code").count() == 1 and problems == []
 
 
 QUARTO = """#!{python}
