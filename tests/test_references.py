@@ -1,4 +1,4 @@
-"Every work that the book cites is in its bibliography, and every entry can be found by a reader."
+"Every work that the book cites is in its bibliography, every entry can be found by a reader, and so can every figure that prose refers to."
 
 import json
 import re
@@ -31,3 +31,17 @@ def test_entries_are_complete():
     for key, fields in ENTRIES:
         for name in ("author", "title", "year"):
             assert re.search(rf"^  {name} = \{{.+\}},$", fields, re.M), f"{key} has no {name}"
+
+
+def test_figures_are_found():
+    "Labels are given once, to a cell with a caption, and prose refers to these alone."
+    labels, asked = [], set()
+    for notebook in NOTEBOOKS:
+        for cell in json.loads(notebook.read_text())["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                asked |= set(re.findall(r"(?<![\w@])@(fig-[\w-]*\w)", re.sub(r"`[^`\n]*`", "", source)))
+            else:
+                labels += [(m, "#| fig-cap:" in source) for m in re.findall(r"^#\| *label: *(.+)$", source, re.M)]
+    names = [name for name, captioned in labels if captioned and name.startswith("fig-")]
+    assert len(names) == len(set(names)) == len(labels) and asked and asked <= set(names)

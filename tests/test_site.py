@@ -23,7 +23,7 @@ import pytest
 import smalldocs
 import torch
 import yaml
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 import vcae_nb.book.site as book_site
 from vcae_nb.book.pages import execute_book, notebooks, read_notebook
@@ -332,9 +332,14 @@ def explorer(site, visit):
         page, problems = visit((site / "toy.html").as_uri(), **look)
         page.locator(".vcae-explorer.vx-live").wait_for()
         found = page.locator(".vcae-explorer")
-        says = lambda x, y: found.locator("output").inner_text().startswith(f"z = ({x:.2f}, {y:.2f})".replace("-", "\u2212"))
-        assert says(0, 0)
-        return page, found, says, problems
+        found.evaluate("e => e.scrollIntoView({ behavior: 'instant' })")
+
+        def is_at(x, y):
+            code = f"z = ({x:.2f}, {y:.2f})".replace("-", "\u2212")
+            expect(found.locator("output")).to_contain_text(code)
+
+        is_at(0, 0)
+        return page, found, is_at, problems
 
     return opened
 
@@ -342,14 +347,12 @@ def explorer(site, visit):
 @needs_browser
 @pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
 def test_explorer_decodes_what_the_pointer_is_over(explorer, width, dark):
-    page, found, says, problems = explorer(width=width, dark=dark)
-    plane = found.locator("svg").nth(1)
-    plane.scroll_into_view_if_needed()
-    box = plane.bounding_box()
+    page, found, is_at, problems = explorer(width=width, dark=dark)
+    box = found.locator("svg").nth(1).bounding_box()
     for column, row in ((0, 0), (4, 1), (2, 3)):
         page.mouse.move(box["x"] + (column + 0.5) * box["width"] / 5, box["y"] + (row + 0.5) * box["height"] / 5)
         x, y = Z[column], Z[4 - row]
-        assert says(x, y)
+        is_at(x, y)
         for canvas, z in zip(found.locator("canvas").all(), ((x, y), (-x, -y))):
             assert canvas.evaluate(PIXELS) == pytest.approx(decoded(*z), abs=1.01)
     assert problems == []
@@ -357,13 +360,14 @@ def test_explorer_decodes_what_the_pointer_is_over(explorer, width, dark):
 
 @needs_browser
 def test_explorer_by_keyboard_and_for_ears(explorer):
-    page, found, says, problems = explorer()
+    page, found, is_at, problems = explorer()
     plane = found.get_by_role("application", name="A <b>: the plane of codes")
-    plane.evaluate("p => { p.scrollIntoView({ behavior: 'instant' }); p.focus({ preventScroll: true }); }")
+    plane.evaluate("p => p.focus({ preventScroll: true })")
     for key, z in (("ArrowRight", (0.99, 0)), ("ArrowUp", (0.99, 0.99)), ("Shift+ArrowLeft", (-1.98, 0.99)), ("Home", (0, 0))):
         before = page.evaluate("scrollY")
         page.keyboard.press(key)
-        assert says(*z) and page.evaluate("scrollY") == before
+        is_at(*z)
+        assert page.evaluate("scrollY") == before
     assert found.get_by_role("status").inner_text().endswith("A <b>: among codes of 1. B: among codes of 0.")
     assert found.get_by_role("img", name="B: the decoded code").count() == 1 and problems == []
 

@@ -335,38 +335,67 @@ def _option(source: str, name: str) -> str:
     return str(yaml.safe_load(m[1])) if m else ""
 
 
-def _picture(data: dict, size: dict, caption: str, alt: str, number: int) -> str:
-    "A picture with its caption, as HTML; empty where an output is none."
+def _picture(data: dict, size: dict, alt: str) -> str:
+    "A picture as HTML; empty where an output is none."
     mime = next((m for m in ("image/png", "image/jpeg", "image/gif") if m in data), None)
     if mime is None:
         return ""
     width = f' width="{int(size[mime]["width"])}"' if "width" in size.get(mime, {}) else ""
     source = f"data:{mime};base64,{''.join(data[mime]).strip()}"
-    image = f'<img class="img-fluid" src="{source}" alt="{html.escape(alt)}"{width}>'
-    link = f'<a class="number" href="#fig-{number}" title="link to this figure">#{number}</a>'
-    return (
-        f'<figure class="figure" id="fig-{number}">{image}'
-        f"<figcaption>{plain(caption)} {link}</figcaption></figure>"
-    )
+    return f'<img class="img-fluid" src="{source}" alt="{html.escape(alt)}"{width}>'
 
 
-def _show_outputs(cell: dict, heading: str, number: int, prose: Callable = str) -> int:
-    "Make pictures, numbered from `number`, tables and text what all can use; the next number."
-    caption = _option(cell.source, "fig-cap")
+def _figure(inner: str, caption: str, name: str) -> str:
+    "HTML with its caption; `name` is `fig-plane Figure 202.3`, or empty."
+    key, _, number = name.partition(" ")
+    link = f'<a class="number" href="#{key}">{number}.</a> ' if name else ""
+    place = f' id="{key}"' if name else ""
+    told = f"<figcaption>{link}{plain(caption)}</figcaption>" if caption else ""
+    return f'<figure class="figure"{place}>{inner}{told}</figure>'
+
+
+def _show_outputs(cell: dict, heading: str, prose: Callable = str) -> None:
+    "Make pictures, tables and text what all renderers can use; the caption is the first one's."
+    caption, name = _option(cell.source, "fig-cap"), _option(cell.source, "fig-name")
     alt = re.sub(r"[$`]", "", _option(cell.source, "fig-alt") or caption or f"Figure: {heading}")
     for output in cell.get("outputs", []):
         data = output.get("data", {})
-        picture = _picture(data, output.get("metadata", {}), caption, alt, number)
+        picture = _picture(data, output.get("metadata", {}), alt)
         table, text = ("".join(data.get(f"text/{kind}", "")) for kind in ("html", "markdown"))
-        if picture:
-            output["data"], caption, number = {"text/html": picture}, "", number + 1
-        elif table:
+        if table and not picture:
             image = rf'<img alt="{html.escape(alt)}"'
-            data["text/html"] = re.sub(r"<img\b(?![^>]*\balt=)", lambda m: image, table)
+            table = re.sub(r"<img\b(?![^>]*\balt=)", lambda m: image, table)
+            data["text/html"] = _figure(table, caption, name) if caption else table
+        elif picture:
+            output["data"] = {"text/html": _figure(picture, caption, name)}
         elif text:
             data["text/markdown"] = prose(text)
-    cell["source"] = re.sub(r"^#\| *fig-(cap|alt):.*\n", "", cell.source, flags=re.M)
-    return number
+        if picture or table:
+            caption = name = ""
+    cell["source"] = re.sub(r"^#\| *(fig-\w+|label):.*\n", "", cell.source, flags=re.M)
+
+
+# %% ../../nbs/310_site.ipynb #c310068
+def _number_figures(cells: list, chapter: Chapter) -> dict[str, str]:  # label: name
+    "Say in each cell with a caption what its figure is called: `#| fig-name: fig-plane Figure 202.3`."
+    part, names = chapter.path.stem.partition("_")[0], {}
+    captioned = (c for c in cells if c.cell_type == "code" and _option(c.source, "fig-cap"))
+    for k, cell in enumerate(captioned, 1):
+        label = _option(cell.source, "label") or f"fig-{part}-{k}"
+        names[label] = f"Figure {part}.{k}"
+        cell.source = f"#| fig-name: {label} {names[label]}\n{cell.source}"
+    return names
+
+
+def _refer(text: str, figures: dict[str, tuple[str, str]]) -> str:  # label: name, link
+    "References to figures as links. Raises `VcaeError` for a label that no cell has."
+
+    def replaced(m: re.Match) -> str:
+        label = m[1] and choose(m[1], figures, "figure (`#| label:`)")
+        return "[{}]({})".format(*figures[label]) if label else m[0]
+
+    change = lambda line: re.sub(r"`[^`]*`|(?<![\w@])@(fig-[\w-]*\w)", replaced, line)
+    return _prose(text, change)
 
 # %% ../../nbs/310_site.ipynb #c310035
 PARTS = {1: "I The method", 2: "II The experiments", 3: "III The workshop"}
@@ -431,12 +460,16 @@ class Book:
         every = {c: _exported_names(c, "export[si]?") for c in chapters}
         self.targets = {n: link(c, n) for c in reversed(chapters) for n in every[c]}
         self.files = {f"{c.name}.ipynb": f"/{c.name}.ipynb" for c in chapters}
+        self.figures = {}  # label: what the figure is called, and where it is
+        for c in chapters:
+            names = _number_figures(read_notebook(c.path).cells, c)
+            self.figures |= {k: (n, f"/{c.name}.ipynb#{k}") for k, n in names.items()}
         self.files["/results/CLAIMS.md"] = "/claims.qmd"
         self.tried = {p.chapter.name for p in self.pages if p.profile == "smoke"}
 
     def prose(self, text: str) -> str:
         "Markdown of a notebook as a page has it."
-        text = cited(_with_marks(text, self.root), self.references)
+        text = cited(_refer(_with_marks(text, self.root), self.figures), self.references)
         text = re.sub(r"(?m)^(#+ .*?)<(?=[a-z/!])", r"\1‹", text)  # a heading is text
         return _link_names(_link_pages(text, self.files), self.targets)
 
@@ -475,12 +508,14 @@ def _notebook(front: dict, cells: list) -> dict:
 
 def _page_notebook(page: Page, book: Book) -> dict:
     "The notebook that the renderer gets for a page."
-    nb = dict2nb(json.loads(nbformat.writes(_shown_notebook(page))))
+    shown = _shown_notebook(page)
+    _number_figures(shown.cells, page.chapter)
+    nb = dict2nb(json.loads(nbformat.writes(shown)))
     NBProcessor(nb=nb, procs=_PROCESSORS, process=True)
     front = _front_matter(nb.cells, page.chapter.title)
     if page.profile == "smoke":
         front |= {"title": front["title"] + " (smoke run)", "search": False}
-    cells, heading, number, seen = [], front["title"], 1, set()
+    cells, heading, seen = [], front["title"], set()
     tops = filter(None, [_result(page, book.root), *book.banners(page)])
     cells += [mk_cell(top, "markdown") for top in tops]
     for cell in nb.cells:
@@ -491,7 +526,7 @@ def _page_notebook(page: Page, book: Book) -> dict:
             heading = (re.findall(r"^#+ +(.+)$", cell.source, re.M) or [heading])[-1]
             cells.append(cell)
         else:
-            number = _show_outputs(cell, heading, number, book.prose)
+            _show_outputs(cell, heading, book.prose)
             cells += _around(cell, page.chapter, seen)
     return _notebook(front, cells)
 
@@ -516,7 +551,9 @@ def _answers(book: Book) -> dict[str, list[tuple[Page, dict]]]:  # name: pages a
     for page in (p for p in book.pages if p.profile != "smoke"):
         own = [c for c in read_notebook(page.chapter.path).cells if c.cell_type == "code"]
         marks, before = {code_of(c): _items_of(c.source, items) for c in own}, []
-        for cell in _shown_notebook(page).cells:
+        shown = _shown_notebook(page).cells
+        _number_figures(shown, page.chapter)
+        for cell in shown:
             names = marks.get(code_of(cell), []) if cell.cell_type == "code" else []
             for name in names:
                 places[name] += [(page, c) for c in (*before, cell)]
@@ -528,7 +565,7 @@ def _item_page(name: str, places: list[tuple[Page, dict]], book: Book) -> dict:
     "The page of one table or figure: what answers to it, chapter by chapter."
     section, says = _paper_items(book.root)[name]
     text = f"Section {section} of the paper. ([All tables and figures](/tables.qmd))"
-    cells, number, last = [mk_cell(text, "markdown")], 1, None
+    cells, last = [mk_cell(text, "markdown")], None
     for page, cell in places:
         if page is not last:
             title, last = title_text(page.chapter.title), page
@@ -541,7 +578,7 @@ def _item_page(name: str, places: list[tuple[Page, dict]], book: Book) -> dict:
             text = re.sub(r"^#.*$", "", cell.source, flags=re.M).strip()
             cell = mk_cell(book.prose(text), "markdown")
         else:
-            number = _show_outputs(cell, name, number, book.prose)
+            _show_outputs(cell, name, book.prose)
             cell.source = "#| echo: false\n" * bool(cell.outputs) + code_of(cell)
         cells.append(cell)
     return _notebook({"title": name, "description": says, "search": False}, cells)
