@@ -29,6 +29,7 @@ import vcae_nb.book.site as book_site
 from vcae_nb.book.pages import execute_book, notebooks, read_notebook
 from vcae_nb.book.site import cited, made_files, readme_is_current, references, render
 from vcae_nb.core import project_root, VcaeError
+from vcae_nb.measure.experiment import git_commit
 
 ROOT = project_root()
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -174,6 +175,7 @@ def test_for_the_web(site):
     for page in ("toy.html", "404.html"):
         assert "https://example.org/book/" in (site / page).read_text()
     assert "https://example.org/book/toy.html" in (site / "sitemap.xml").read_text()
+    assert git_commit() == "unknown" or f"({git_commit()})" in (site / "toy.html").read_text()
     assert 'property="og:image"' in (site / "toy.html").read_text() and (site / ".nojekyll").is_file()
 
 

@@ -42,6 +42,7 @@ from vcae_nb.book.pages import (
 )
 from ..core import choose, project_root, results_path, VcaeError
 from ..kept import disk_errors, write_file
+from ..measure.experiment import git_commit
 
 # %% ../../nbs/310_site.ipynb #c310004
 def renderer() -> tuple[str, str]:  # name and version
@@ -686,6 +687,7 @@ def site_config(book: Book) -> dict:
         link = {"icon": "github", "href": settings["git_url"], "aria-label": "Source"}
         web["navbar"]["right"] = [link]
     name = f"{settings.get('lib_name', '')} {settings.get('version', '')}"
+    name += "" if git_commit() == "unknown" else f" ({git_commit()})"
     left = f"{name}, [MIT licence](/LICENSE), [how to cite](/CITATION.cff)"
     web["page-footer"] = {"left": left, "right": "Rendered with {} {}".format(*renderer())}
     return config
