@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlparse
 
 import kubernetes_validate
@@ -30,6 +31,8 @@ from vcae_nb.book.pages import execute_book, notebooks, read_notebook
 from vcae_nb.book.site import cited, made_files, readme_is_current, references, render
 from vcae_nb.core import project_root, VcaeError
 from vcae_nb.measure.experiment import git_commit
+from vcae_nb.measure.explorer import traversal_explorer
+from vcae_nb.measure.features import Route
 
 ROOT = project_root()
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -372,6 +375,27 @@ def test_explorer_by_keyboard_and_for_ears(explorer):
         assert page.evaluate("scrollY") == before
     assert found.get_by_role("status").inner_text().endswith("A <b>: among codes of 1. B: among codes of 0.")
     assert found.get_by_role("img", name="B: the decoded code").count() == 1 and problems == []
+
+
+@needs_browser
+def test_sliders(tmp_path, visit):
+    "With a decoder that says its code in two colours."
+    colours = lambda z, device: torch.cat([z, z[:, :1] * 0], 1)[..., None, None].expand(-1, -1, 2, 2)
+    run = SimpleNamespace(model=SimpleNamespace(is_image=True), spec=SimpleNamespace(z_dim=2), decode=colours)
+    way = Route(None, torch.tensor([[0.2, 0.4], [1.0, 0.6]]), torch.zeros(2), torch.ones(2), "a test")
+    made = traversal_explorer(run, way, items=(0, 1), steps=6, names=["red", "green"])
+    (tmp_path / "sliders.html").write_text(f"<!doctype html><meta charset=utf-8><body>{made.data}")
+    page, problems = visit((tmp_path / "sliders.html").as_uri())
+    page.locator(".vx-live").wait_for()
+    shown = lambda: [c.evaluate("c => [...c.getContext('2d').getImageData(1, 1, 1, 1).data].slice(0, 3)") for c in page.locator("canvas").all()]
+    near = lambda *colours: [pytest.approx([255 * v for v in colour], abs=1.01) for colour in colours]
+    assert shown() == near((0.2, 0.4, 0), (0.2, 0.4, 0))
+    slider = page.get_by_role("slider", name="feature 2: green")
+    slider.focus()
+    page.keyboard.press("End")
+    assert shown() == near((0.2, 0.4, 0), (0.2, 1, 0)) and slider.get_attribute("aria-valuetext") == "1.00"
+    page.get_by_role("combobox", name="start from picture").select_option("2")
+    assert shown() == near((1, 0.6, 0), (1, 0.6, 0)) and problems == []
 
 
 QUARTO = """#!{python}

@@ -242,7 +242,7 @@ def plane_explorer(
         dots = _dots(place[seen], labels[seen], colours)
         parts.append(_plane(name, images.shape[-2:], dots, ring))
     shown = [html.escape(str(c)) for c in classes]
-    key = (f'<span><i style="background:{c}"></i>{s}</span>' for c, s in zip(colours, shown))
+    key = (f'<span><i style="background:{c} !important"></i>{s}</span>' for c, s in zip(colours, shown))
     near = [_neighbours(grid.numpy(), z, labels) for z in points.values()]
     about = dict(n=n, middle=middle.tolist(), reach=reach, models=[*decoders])
     about |= dict(classes=[str(c) for c in classes], near=near, sheets=sheets)
