@@ -92,7 +92,7 @@ _LOOKS = """
 .vcae-explorer .vx-cross { stroke-width: 1.8; }
 .vcae-explorer .vx-key span { display: inline-block; margin-right: .8rem; }
 .vcae-explorer .vx-key i { display: inline-block; width: .8em; height: .8em; border-radius: 50%;
-  margin-right: .3em; }
+  margin-right: .3em; print-color-adjust: exact; }
 .vcae-explorer:not(.vx-live) .vx-needs { display: none; }
 """
 _START = """
