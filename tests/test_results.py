@@ -11,6 +11,7 @@ from vcae_nb.core import results_path, VcaeError
 from vcae_nb.experiments.catalogue import EXPERIMENTS, PRIMARY
 from vcae_nb.measure.experiment import best_results, Experiment, read_results
 from vcae_nb.measure.results import Claim, compare, holm, judge
+from vcae_nb.method.densities import DENSITIES
 
 TRIALS = 600
 
@@ -78,15 +79,16 @@ def made_up(seeds=4):
         rng, lines = np.random.default_rng(3), []
         for spec in experiment.specs("cpu", seeds):
             numbers = {m: rng.uniform(1, 2) for m in METRICS}
-            lines.append(spec.settings | numbers | {"dataset_sha256": str(spec.seed), "train_items": 600})
-        tables[name] = pd.DataFrame(lines).assign(dataset="d")
+            lines.append(spec.settings | numbers | {"dataset_sha256": spec.dataset, "train_items": 600})
+        tables[name] = pd.DataFrame(lines)
     return tables
 
 
 METRICS = [f"{split}_{m}" for split in ("train", "test") for m in ("sse_noisy", "sse_mean", "total_variance", "mmd")]
 METRICS += ["gaussian_distance", "gaussian_distance_after_flow", "stray_prior", "stray_flow", "early_sse_noisy"]
 METRICS += ["noise_cost_train", "noise_cost_test", "features_alive", "variance_error", "nats_above_floor_mean", "modes_right"]
-METRICS += ["score_published", "shape_rank", "shape_rank_null", "noise_cost"]
+METRICS += ["score_published", "shape_rank", "shape_rank_null", "noise_cost", "rate", "noise_share", "early_sse_mean"]
+METRICS += [f"{m}_by_{kind}" for m in ("fd", "nll") for kind in (*DENSITIES, "maf-longer", "gmm-50-longer")]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -154,11 +154,11 @@ def _decay_claim(frame: pd.DataFrame) -> Claim:
         **judge(fall - 50), unit="percentage points to spare",
     )
 
-# %% ../../nbs/215_rate.ipynb #f53fd23c
+# %% ../../nbs/215_rate.ipynb #03075331
 def kinds_of_codes(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     "The lines about each kind of codes, by a name."
     curves, found = frame[frame["model"] != "sWAE"], {}
-    for (dataset, z_dim), lines in curves.groupby(["dataset", "z_dim"], sort=False):
+    for (dataset, z_dim), lines in curves.groupby(["dataset", "z_dim"]):
         found[f"{'mixture' if dataset == 'mog' else 'digits'}, {z_dim}-D"] = lines
     return found
 
