@@ -143,6 +143,9 @@ def as_tensor(
         raise VcaeError(
             f"expected a tensor or an array of {what}, got {type(x).__name__} ({e})"
         ) from e
+    if x.is_meta:
+        raise VcaeError(f"these {what} hold no numbers: they are on the device 'meta', perhaps by "
+                        "torch.set_default_device; make them on the CPU")
     if x.layout != torch.strided:
         raise VcaeError(
             f"expected a dense tensor of {what}, got one in the layout {x.layout}; pass x.to_dense()"
@@ -218,6 +221,11 @@ def own_numerics():
         raise VcaeError(
             "torch's default device is not the CPU; call torch.set_default_device(None), "
             "and say device= instead"
+        )
+    if torch.nn.modules.module._has_any_global_hook():
+        raise VcaeError(
+            "a hook on every module is set in this process, and may change what they compute; "
+            "remove it (the handle that torch.nn.modules.module.register_... returned has remove())"
         )
     with _lock:
         if _inside[0] == 0:

@@ -24,8 +24,8 @@ from vcae_nb.core import (
 from ..data.datasets import dataset_of, items_of, load_dataset
 from ..data.resident import as_batch, Dataset
 from vcae_nb.kept import (
-    finish, is_made, load_checkpoint, Log, made_once, note_read, read_log, read_manifest,
-    read_tensors, run_steps, save_checkpoint, write_file,
+    file_digest, finish, is_made, load_checkpoint, Log, made_once, note_read, read_log,
+    read_manifest, read_tensors, run_steps, save_checkpoint, write_file,
 )
 from .metrics import encode_all
 from .models import Autoencoder, row_of, Spec
@@ -129,8 +129,13 @@ class Run:
 
     @property
     def log(self) -> list[dict]:
-        "The log's lines, in order."
-        return read_log(self.folder / "log.jsonl")
+        "The log's lines, in order. Raises `VcaeError` where they are not those that were written."
+        path, digest = self.folder / "log.jsonl", self.manifest["files"].get("log.jsonl")
+        if digest and file_digest(path) != digest:
+            raise VcaeError(
+                f"{path} is damaged; restore it, or delete {self.folder} to train it again"
+            )
+        return read_log(path)
 
     @property
     def model(self) -> Autoencoder:
@@ -326,7 +331,8 @@ def go_on_from_shorter(trainer: Trainer, folder: Path, identity: dict) -> None:
         run = found[max(found)]
         digest = run.manifest["files"]["state.safetensors"]
         tensors = read_tensors(run.folder / "state.safetensors", digest)
-        save_checkpoint(folder, run.spec.steps, tensors, identity, trainer.device)
+        log, machines = run.log[:-1], run.manifest["machines"]  # without its last evaluation
+        save_checkpoint(folder, run.spec.steps, tensors, identity, log, machines)
         print(f"going on from step {run.spec.steps} of {run.folder.name}", flush=True)
 
 # %% ../../nbs/315_runs.ipynb #901ddd73
