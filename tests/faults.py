@@ -25,6 +25,7 @@ import threading
 import time
 import traceback
 import warnings
+import zipfile
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -32,14 +33,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)
 
 from vcae_nb.book import site as book_site
 from vcae_nb.book.site import swap
+from vcae_nb.book.engine import read_specs
 from vcae_nb.core import sha256, VcaeError
-from vcae_nb.data.datasets import DATASETS, mog
-from vcae_nb.kept import keep, PART
+from vcae_nb.data.datasets import DATASETS, dataset_of, mog
+from vcae_nb.data.images import prepare_images
+from vcae_nb.data.resident import read_array
+from vcae_nb.data.shapes3d import convert_shapes3d
+from vcae_nb.kept import keep, PART, read_bytes
 from vcae_nb.measure.experiment import Experiment
 from vcae_nb.method.flows import FlowSpec, fit_flow, flow_probe
 from vcae_nb.method.models import Spec
@@ -235,9 +241,8 @@ class Tally:
         if "refused" in found and root and (again or str(root) not in found["refused"]):
             why = f"no file is named, or its advice does not help: {found['refused']}"
         if "made" in found and found["made"] != expected:
-            parts = [k for k in expected if found["made"].get(k) != expected[k]]
-            named = str(root) and f"{root}" in found["said"]
-            why = None if parts == ["log"] and named else f"SILENT, other {parts}: {found['said']}"
+            parts = [k for k in expected or {} if found["made"].get(k) != expected[k]] or found["made"]
+            why = f"SILENT, other {parts}: {found['said']}"
         if why:
             self.failed.append(f"{what}: {why}")
             print(f"FAILED {self.kind} {what}: {why}", flush=True)
@@ -388,7 +393,7 @@ def link(to):
 
 def sparse(path):
     with path.open("wb") as f:
-        f.truncate(1 << 44)
+        f.truncate(1 << 40)
 
 
 REPLACED = [
@@ -526,9 +531,85 @@ def contexts(tally, rng, n, expected):
         with CONTEXTS[name]():
             return work(root)
 
-    for name in list(CONTEXTS)[:n]:
+    for name in rng.sample(list(CONTEXTS), min(n, len(CONTEXTS))):
         with folder() as root:
             tally.note(name, tried(inside, name, root), expected)
+
+
+# ---- files and settings from elsewhere, each of which is to be refused, at once and within bounds
+
+def as_file(name, how, use):
+    "A trial: a file made by `how` under the root, then used."
+
+    def trial(root):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        how(root / name)
+        return use(root)
+
+    return trial
+
+
+def bomb(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for i in range(3):
+            file.writestr(f"{i}.png", b"\x89PNG\r\n\x1a\n" + bytes(100 << 20))
+
+
+def huge(path):
+    with path.open("wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 64, 64, 3)})
+
+
+def pickled(path):
+    np.save(path, np.array([print], dtype=object), allow_pickle=True)
+
+
+def arrays(root):
+    (root / "data/x").mkdir(parents=True, exist_ok=True)
+    return read_array(root / "data/x/train.npy", "prepare it again")
+
+
+def own(name):
+    with Image.new("L", (20, 20)) as image:
+        return lambda path: (path.mkdir(parents=True), image.save(path / f"{name}.png"), image.save(path / "b.png"))
+
+
+pictures = lambda root: prepare_images(next(root.glob("p*")), "pictures")
+given = lambda make: lambda root: dataset_of(make(torch.zeros(40, 6)))
+setting = lambda **more: lambda root: Spec(**SETTINGS | more)
+MALICIOUS = {
+    "zip that unfolds": as_file("p.zip", bomb, pictures),
+    **{f"picture that is a {how.__name__}": as_file("p/a.png", how, pictures) for how in (fifo, sparse, link("/dev/zero"), link(""), Path.mkdir)},
+    "name with markup and control characters": as_file("p", own("<script>\x1b[2J"), pictures),
+    **{f"list of runs that is a {how.__name__}": as_file("s", how, lambda root: read_specs(root / "s")) for how in (fifo, sparse, link("/dev/zero"))},
+    **{f"array that is a {how.__name__}": as_file("data/x/train.npy", how, arrays) for how in (fifo, huge, pickled, zeros, link("/dev/zero"))},
+    **{f"idx file that is a {how.__name__}": as_file("i", how, lambda root: read_bytes(root / "i")) for how in (fifo, sparse, link("/dev/zero"))},
+    "3dshapes that is no HDF5": as_file("3dshapes.h5", zeros, lambda root: convert_shapes3d(root / "3dshapes.h5")),
+    "float8": given(lambda x: x.to(torch.float8_e4m3fn)), "meta": given(lambda x: x.to("meta")), "sparse tensor": given(lambda x: x.to_sparse()),
+    "quantised": given(lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+    "nested": given(lambda x: torch.nested.nested_tensor([x, x[:3]])), "objects": given(lambda x: np.array([print] * 5)),
+    "complex": given(lambda x: x + 1j), "not finite": given(lambda x: x / 0),
+    "seed of 400 digits": setting(seed=10**400), "name of markup": setting(model="<script>"), "unknown setting": lambda root: Spec.from_dict({"seef": 1}),
+    "run with a name of 5000 letters": lambda root: find_run("x" * 5000), "device meta": lambda root: fit(SPEC, root=root, device="meta"),
+}
+
+
+def malicious(tally, rng, n, expected):
+    "Each is refused in a sentence, within a minute and half a gigabyte."
+    memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+    def bounded(trial, root):
+        os.environ["VCAE_DATA"] = f"{root}/data"
+        before = memory()
+        try:
+            return f"accepted: {trial(root)!r}"
+        finally:
+            if memory() - before > 0.5:
+                raise MemoryError(f"{memory() - before:.1f} GB")
+
+    for name, trial in MALICIOUS.items():
+        with folder() as root:
+            tally.note(name, tried(bounded, trial, root), None)
 
 
 # ---- what may be on a disk after a power cut
@@ -682,13 +763,13 @@ def site(tally, rng, n, expected):
 KINDS = {  # how many at `--times 1`, and what tries them
     "kills": (300, kills), "flips": (300, partial(damaged, damage=flip)), "truncations": (100, partial(damaged, damage=cut)),
     "replaced files": (100, partial(damaged, damage=put)), "failing operations": (200, stuck), "small disks": (33, disks),
-    "power cuts": (200, power), "power cuts, site": (1, site), "deleted locks": (10, twice), "threads": (10, threads), "contexts": (99, contexts),
+    "malicious": (1, malicious), "power cuts": (200, power), "power cuts, site": (1, site), "deleted locks": (10, twice), "threads": (10, threads), "contexts": (150, contexts),
 }
 
 
 def main():
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    words.add_argument("kinds", nargs="*", default=list(KINDS), choices=[[], *KINDS], metavar="kind", help=f"of {', '.join(KINDS)}")
+    words.add_argument("kinds", nargs="*", metavar="kind", help=f"of {', '.join(KINDS)}; all if none is named")
     words.add_argument("--times", type=float, default=1.0, help="more, or a part")
     words.add_argument("--seed", type=int, default=0)
     given = words.parse_args()
@@ -697,7 +778,7 @@ def main():
         first = tried(work, root)
         assert "made" in first, first
     tallies = []
-    for kind in given.kinds:
+    for kind in given.kinds or KINDS:
         n, try_all = KINDS[kind]
         tallies.append(tally := Tally(kind))
         try_all(tally, random.Random(f"{given.seed} {kind}"), max(1, round(n * given.times)), first["made"])

@@ -84,8 +84,13 @@ def folder_from(
     variable: str,  # an environment variable
     default: str,  # the folder's name where the variable is not set
 ) -> Path:
-    "The folder that a variable names, relative to the root."
-    return project_root() / Path(os.environ.get(variable) or default).expanduser()
+    "The folder that a variable names, relative to the root. Raises `VcaeError` where it can be none."
+    try:
+        path = project_root() / Path(os.environ.get(variable) or default).expanduser()
+        path.exists()
+    except (RuntimeError, OSError) as e:  # no such user; a name that is too long
+        raise VcaeError(f"{variable} names what can be no folder: {e}") from e
+    return path
 
 
 def data_root() -> Path:
@@ -143,6 +148,10 @@ def as_tensor(
         raise VcaeError(
             f"expected a tensor or an array of {what}, got {type(x).__name__} ({e})"
         ) from e
+    tiny = x.is_quantized or (x.is_floating_point() and x.element_size() < 2)
+    if x.is_nested or tiny:
+        kind = "nested" if x.is_nested else str(x.dtype)
+        raise VcaeError(f"these {what} are {kind}; pass a plain tensor of 32-bit floats or bytes")
     if x.is_meta:
         raise VcaeError(f"these {what} hold no numbers: they are on the device 'meta', perhaps by "
                         "torch.set_default_device; make them on the CPU")
@@ -177,7 +186,8 @@ def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda" or
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
+        torch.Generator(device)  # which the device of no numbers has not
+    except (RuntimeError, AssertionError, TypeError) as e:
         raise VcaeError(f"device {name!r} is not available here; take 'auto' or 'cpu'") from e
     return device
 

@@ -472,6 +472,10 @@ def _write_flow(
     metrics = trainer.evaluate()
     log.add(step=trainer.steps, eval=metrics)
     log.sync()
+    if metrics["test_nll"] > min(metrics["test_nll_prior"], metrics["train_nll"] + 1):
+        print(f"{folder.name} does not know held-out codes: {metrics['test_nll']:.3g} nats, where "
+              f"training codes have {metrics['train_nll']:.3g} and N(0, I) gives "
+              f"{metrics['test_nll_prior']:.3g}; take fewer steps, or FlowSpec(keep='best')")
     weights = trainer.model.state_dict().items()
     tensors = {name: t.detach().cpu().contiguous() for name, t in weights}
     write_file(folder / "weights.safetensors", safetensors.torch.save(tensors))

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from vcae_nb.core import (
     as_tensor, choose, keyed_generator, named, own_numerics, pick_device, project_root,
-    results_root, runs_root, VcaeError,
+    results_root, runs_root, sha256, VcaeError,
 )
 from ..data.datasets import dataset_of, items_of, load_dataset
 from ..data.resident import as_batch, Dataset
 from vcae_nb.kept import (
-    file_digest, finish, is_made, load_checkpoint, Log, made_once, note_read, read_log,
-    read_manifest, read_tensors, run_steps, save_checkpoint, write_file,
+    disk_errors, finish, is_made, load_checkpoint, Log, made_once, note_read, read_bytes,
+    read_log, read_manifest, read_tensors, run_steps, save_checkpoint, write_file,
 )
 from .metrics import encode_all
 from .models import Autoencoder, row_of, Spec
@@ -131,7 +131,7 @@ class Run:
     def log(self) -> list[dict]:
         "The log's lines, in order. Raises `VcaeError` where they are not those that were written."
         path, digest = self.folder / "log.jsonl", self.manifest["files"].get("log.jsonl")
-        if digest and file_digest(path) != digest:
+        if digest and sha256(read_bytes(path)) != digest:
             raise VcaeError(
                 f"{path} is damaged; restore it, or delete {self.folder} to train it again"
             )
@@ -392,8 +392,9 @@ def find_run(
     root: Path | None = None,  # where run folders lie; one's own and the committed ones by default
 ) -> Run:
     "A finished run by its folder or the beginning of its name. Raises `VcaeError` unless there is one."
-    if Path(name).is_dir():
-        return Run(Path(name))
+    with disk_errors(Path(name), "read"):
+        if Path(name).is_dir():
+            return Run(Path(name))
     if Path(name).parent != Path("."):
         root = Path(name).parent
     name, where = Path(name).name, Path(root or runs_root())
