@@ -296,6 +296,7 @@ def kills(tally, rng, n, expected):
         with folder() as root:
             points = []
             for _ in range(min(rng.randint(1, 5), n - tally.tried)):
+                age(root)
                 if rng.random() < 0.5:
                     points.append((rng.randrange(operations), rng.choice(["before", "after", "half"])))
                     tried(until, root, *points[-1])

@@ -644,6 +644,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'vcae_nb.kept.same': ('kept.html#same', 'vcae_nb/kept.py'),
                               'vcae_nb.kept.save_checkpoint': ('kept.html#save_checkpoint', 'vcae_nb/kept.py'),
                               'vcae_nb.kept.stop_signals': ('kept.html#stop_signals', 'vcae_nb/kept.py'),
+                              'vcae_nb.kept.sweep': ('kept.html#sweep', 'vcae_nb/kept.py'),
                               'vcae_nb.kept.sync': ('kept.html#sync', 'vcae_nb/kept.py'),
                               'vcae_nb.kept.write_file': ('kept.html#write_file', 'vcae_nb/kept.py'),
                               'vcae_nb.kept.write_signed': ('kept.html#write_signed', 'vcae_nb/kept.py')},

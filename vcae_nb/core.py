@@ -205,6 +205,7 @@ def _read_switches() -> dict:
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "bf16_reduction": cuda.allow_bf16_reduced_precision_reduction,
         "deterministic": torch.get_deterministic_debug_mode(),
+        "onednn": torch._C._get_mkldnn_enabled(),
     }
 
 
@@ -214,6 +215,7 @@ def _write_switches(to: dict) -> None:
     torch.backends.cudnn.benchmark = to["cudnn_benchmark"]
     torch.backends.cudnn.deterministic = to["cudnn_deterministic"]
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = to["bf16_reduction"]
+    torch.backends.mkldnn.set_flags(to["onednn"])
     torch.set_deterministic_debug_mode(to["deterministic"])  # (the other call loads a compiler)
 
 # %% ../nbs/301_core.ipynb #c5b11450
@@ -246,6 +248,8 @@ def own_numerics():
                     "this process has set torch's fp32_precision; set it back to 'none' "
                     "(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn...)"
                 ) from e
+            if os.environ.get("VCAE_PORTABLE"):
+                torch.set_num_threads(1)
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             _write_switches(
                 dict(
@@ -255,6 +259,7 @@ def own_numerics():
                     cudnn_deterministic=True,
                     bf16_reduction=False,
                     deterministic="warn",
+                    onednn=not os.environ.get("VCAE_PORTABLE"),
                 )
             )
         _inside[0] += 1
@@ -270,7 +275,10 @@ def own_numerics():
                 _write_switches(_switches)
 
 # %% ../nbs/301_core.ipynb #e45fe268
-_SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+_SWITCHES = (
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
+    "VCAE_PORTABLE",
+)
 
 
 def machine(
