@@ -2,7 +2,8 @@
 #                                            train what is missing (ANEW: all), execute the
 #                                            notebooks, build the site
 # make test                                  the gates, every notebook, and tests/
-# make faults                                five times as many damaged files as `make test` tries
+# make faults                                kills, damaged files, failing disks, power cuts: a table of
+#                                            tried, held and failed, in about ten minutes
 # make benchmark                             speed and memory beside others, into results/benchmark.json
 # make test-slurm                            the smoke grids on a real SLURM of one node; as root, on Debian
 
@@ -19,6 +20,7 @@ test: .venv/.installed
 	@$(BIN)/python -m pytest -q -n 2 tests
 
 faults: .venv/.installed
+	@$(BIN)/python tests/faults.py
 	@FAULTS=1 $(BIN)/python -m pytest -q tests/test_verify.py
 
 test-slurm: .venv/.installed

@@ -220,7 +220,7 @@ def test_data_that_are_not_there(tmp_path):
         ("[", "cannot read"),
         ("[" * 10**5, "cannot read"),
         ('[{"modle": "VCAE"}]', "Did you mean 'model'"),
-        (None, "is not there"),
+        (None, "is missing, or no regular file"),
     ],
 )
 def test_lists_of_specs_that_are_none(content, says, tmp_path):

@@ -459,6 +459,7 @@ def test_nbdev_docs_says_what_to_do():
 SWAP = f"""
 import ctypes, os, shutil, sys
 from pathlib import Path
+{inspect.getsource(book_site.sync)}
 {inspect.getsource(book_site.swap)}
 place, n = Path(sys.argv[1]), 0
 while True:

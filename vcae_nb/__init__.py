@@ -1,5 +1,7 @@
 """Variance Constrained Autoencoding: `from vcae_nb import Spec, fit, FlowSpec, fit_flow, sample`."""
 
+import os
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -23,6 +25,13 @@ _WHERE = {
     "VcaeError": "core",
 }
 __all__ = list(_WHERE)
+
+if os.environ.get("VCAE_PORTABLE"):  # see nbs/301_core.ipynb
+    if "torch" in sys.modules and os.environ.get("MKL_CBWR") != "COMPATIBLE":
+        raise ImportError("VCAE_PORTABLE needs vcae_nb to be imported before torch")
+    os.environ |= {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "1"}
+    for _name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+        os.environ.pop(_name, None)
 
 
 def __getattr__(name):

@@ -82,8 +82,13 @@ def _folder_from(
     variable: str,  # an environment variable
     default: str,  # the folder's name where the variable is not set
 ) -> Path:
-    "The folder that a variable names, relative to the root."
-    return project_root() / Path(os.environ.get(variable) or default).expanduser()
+    "The folder that a variable names, relative to the root. Raises `VcaeError` where it can be none."
+    try:
+        path = project_root() / Path(os.environ.get(variable) or default).expanduser()
+        path.exists()
+    except (RuntimeError, OSError) as e:  # no such user; a name that is too long
+        raise VcaeError(f"{variable} names what can be no folder: {e}") from e
+    return path
 
 # %% ../nbs/301_core.ipynb #380fcfd9
 def data_root() -> Path:
@@ -141,6 +146,13 @@ def as_tensor(
         raise VcaeError(
             f"expected a tensor or an array of {what}, got {type(x).__name__} ({e})"
         ) from e
+    tiny = x.is_quantized or (x.is_floating_point() and x.element_size() < 2)
+    if x.is_nested or tiny:
+        kind = "nested" if x.is_nested else str(x.dtype)
+        raise VcaeError(f"these {what} are {kind}; pass a plain tensor of 32-bit floats or bytes")
+    if x.is_meta:
+        raise VcaeError(f"these {what} hold no numbers: they are on the device 'meta', perhaps by "
+                        "torch.set_default_device; make them on the CPU")
     if x.layout != torch.strided:
         raise VcaeError(
             f"expected a dense tensor of {what}, got the layout {x.layout}; pass x.to_dense()"
@@ -172,7 +184,8 @@ def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda" or
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
+        torch.Generator(device)  # which the device of no numbers has not
+    except (RuntimeError, AssertionError, TypeError) as e:
         raise VcaeError(f"device {name!r} is not available here; take 'auto' or 'cpu'") from e
     return device
 
@@ -190,6 +203,7 @@ def _read_switches() -> dict:
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "bf16_reduction": cuda.allow_bf16_reduced_precision_reduction,
         "deterministic": torch.get_deterministic_debug_mode(),
+        "onednn": torch._C._get_mkldnn_enabled(),
     }
 
 
@@ -199,6 +213,7 @@ def _write_switches(to: dict) -> None:
     torch.backends.cudnn.benchmark = to["cudnn_benchmark"]
     torch.backends.cudnn.deterministic = to["cudnn_deterministic"]
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = to["bf16_reduction"]
+    torch.backends.mkldnn.set_flags(to["onednn"])
     torch.set_deterministic_debug_mode(to["deterministic"])  # (the other call loads a compiler)
 
 # %% ../nbs/301_core.ipynb #c5b11450
@@ -218,6 +233,11 @@ def own_numerics():
             "torch's default device is not the CPU; call torch.set_default_device(None), "
             "and say device= instead"
         )
+    if torch.nn.modules.module._has_any_global_hook():
+        raise VcaeError(
+            "a hook on every module is set in this process, and may change what they compute; "
+            "remove it (the handle that torch.nn.modules.module.register_... returned has remove())"
+        )
     with _lock:
         if _inside[0] == 0:
             try:
@@ -227,6 +247,8 @@ def own_numerics():
                     "this process has set torch's fp32_precision; set it back to 'none' "
                     "(torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn...)"
                 ) from e
+            if os.environ.get("VCAE_PORTABLE"):
+                torch.set_num_threads(1)
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             _write_switches(
                 dict(
@@ -236,6 +258,7 @@ def own_numerics():
                     cudnn_deterministic=True,
                     bf16_reduction=False,
                     deterministic="warn",
+                    onednn=not os.environ.get("VCAE_PORTABLE"),
                 )
             )
         _inside[0] += 1
@@ -251,7 +274,10 @@ def own_numerics():
                 _write_switches(_switches)
 
 # %% ../nbs/301_core.ipynb #e45fe268
-_SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+_SWITCHES = (
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
+    "VCAE_PORTABLE",
+)
 
 
 def machine(

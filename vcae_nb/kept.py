@@ -69,7 +69,8 @@ def write_file(
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        sweep(path.parent)
         fd, temporary = tempfile.mkstemp(PART, f".{path.name}.", path.parent)
         try:
             with os.fdopen(fd, "wb") as f:
@@ -81,26 +82,50 @@ def write_file(
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
     return sha256(content)
 
 
-def _sync_folder(folder: Path) -> None:
-    "Make sure that the names in a folder are on the disk."
-    fd = os.open(folder, os.O_RDONLY)
+def sweep(folder: Path) -> None:
+    "Remove temporaries of an hour ago, whose process was killed."
+    for left in folder.glob(f".*{PART}"):
+        try:
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+        except OSError:
+            pass  # another process was first, or the folder is read-only
+
+
+def make_folder(folder: Path) -> None:
+    "Make a folder, and those that it lies in, so that their names are on the disk."
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    "Make sure that a file, or the names in a folder, are on the disk."
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 # %% ../nbs/302_kept.ipynb #49ad74ec
+LARGEST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # bytes of a file
+
+
 def read_bytes(
     path: Path,  # a regular file
+    largest: int = LARGEST,  # bytes
 ) -> bytes:
-    "The content of a file. Raises `VcaeError` for what is missing, unreadable, or no regular file."
-    if not path.is_file():
-        raise VcaeError(f"{path} is missing, or no regular file")
+    "The content of a file. Raises `VcaeError` for what is missing, too large, or no regular file."
     with disk_errors(path, "read"):
+        if not path.is_file():
+            raise VcaeError(f"{path} is missing, or no regular file")
+        if (size := path.stat().st_size) > largest:
+            raise VcaeError(f"{path} is damaged: it has {size:,} bytes; delete it")
         return path.read_bytes()
 
 
@@ -110,7 +135,7 @@ def read_json(
 ) -> dict | list:
     "The content of a JSON file. Raises `VcaeError` where it is missing or damaged."
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(read_bytes(path, 2**26))
         if not isinstance(content, kind):
             raise ValueError(f"holds a {type(content).__name__}")
         return content
@@ -195,14 +220,12 @@ def save_checkpoint(
     step: int,  # steps done
     tensors: dict[str, Tensor],  # the whole state
     identity: dict,  # of what it is
-    device: torch.device | str = "cpu",  # where it is being made
+    log: list[dict] = (),  # its lines so far
+    machines: list[dict] = (),  # that have worked on it
 ) -> None:
     "Write a checkpoint and keep the one before. Raises `VcaeError` on a full disk; old ones stay."
-    facts = {
-        "step": str(step),
-        "identity": json.dumps(identity),
-        "machine": json.dumps(machine(device)),
-    }
+    facts = dict(step=step, identity=identity, log=list(log), machines=list(machines))
+    facts = {name: json.dumps(value) for name, value in facts.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     content = safetensors.torch.save(tensors, facts)
     free = shutil.disk_usage(folder).free
@@ -248,7 +271,8 @@ def _line(entry: dict) -> str:
 def read_log(path: Path) -> list[dict]:
     "The lines of a log that are whole."
     entries = []
-    for line in read_bytes(path).decode(errors="replace").splitlines() if path.is_file() else []:
+    content = read_bytes(path) if path.is_file() else b""
+    for line in content.decode(errors="replace").splitlines():
         try:
             entry = json.loads(line)
             digest = entry.pop("sha256")
@@ -263,19 +287,14 @@ class Log:
     "A log being written: a JSON object a line, with the seconds of work so far."
 
     def __init__(self, folder: Path):
-        self.path, self.before, self.started = folder / "log.jsonl", 0.0, time.monotonic()
+        self.path, self.entries = folder / "log.jsonl", []
+        self.before, self.started = 0.0, time.monotonic()
 
-    def rewind(
-        self,
-        step: int,  # the step to go on from
-        last: int,  # the last step, whose evaluation is always done again
-    ) -> None:
-        "Drop lines of steps that will be taken again, and what was cut short."
-        final = lambda entry: "eval" in entry and entry["step"] == last
-        kept = [e for e in read_log(self.path) if e["step"] <= step and not final(e)]
-        self.before = kept[-1]["seconds"] if kept else 0.0
-        write_file(self.path, "".join(map(_line, kept)))
-        self.started = time.monotonic()
+    def begin(self, entries: list[dict]) -> None:  # of the checkpoint that is gone on from
+        "Begin with the lines of steps that are not taken again."
+        self.entries, self.started = list(entries), time.monotonic()
+        self.before = entries[-1]["seconds"] if entries else 0.0
+        self.sync()
 
     def seconds(self) -> float:
         "Seconds of work so far, over all processes that took part."
@@ -284,14 +303,14 @@ class Log:
     def add(self, **entry) -> dict:
         "Append a line, and return it."
         entry |= {"seconds": round(self.seconds(), 2)}
+        self.entries.append(entry)
         with disk_errors(self.path), self.path.open("a") as f:
             f.write(_line(entry))
         return entry
 
     def sync(self) -> None:
-        "Make sure that the log is on the disk before a checkpoint relies on it."
-        with disk_errors(self.path), self.path.open("a") as f:
-            os.fsync(f.fileno())
+        "Write the whole log anew, and make sure that it is on the disk."
+        write_file(self.path, "".join(map(_line, self.entries)))
 
 # %% ../nbs/302_kept.ipynb #c766dd1f
 def read_manifest(folder: Path) -> dict:
@@ -359,7 +378,7 @@ def _prepare(folder: Path, identity: dict) -> None:
         aside = next(p for p in free if not p.exists())
         with disk_errors(aside):
             folder.rename(aside)
-            folder.mkdir()
+            make_folder(folder)
         print(
             f"{folder.name} was made by other code or from other data; it is kept as "
             f"{aside.name} and made anew",
@@ -415,10 +434,11 @@ def made_once(folder: Path, identity: dict):  # where it stands  # what it is: p
     if is_made(folder, identity):
         if checkpoints(folder):  # of a process killed between the manifest and the broom
             clear(folder)
+        sweep(folder)
         yield None
         return
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with locked(folder):
         if is_made(folder, identity):  # by another process, meanwhile
             yield None
@@ -501,21 +521,24 @@ _LOG_EVERY = 50  # steps an interval
 
 def _resume(trainer, folder: Path, log: Log, strict: bool) -> list[dict]:
     "Take up the newest checkpoint; return the machines that have worked on it so far."
-    found, machines = load_checkpoint(folder), [machine(trainer.device)]
-    if found:
-        facts, tensors = found
-        trainer.load(facts["step"], tensors)
-        if facts["machine"] != machines[0]:
-            changed = [k for k, v in machines[0].items() if facts["machine"].get(k) != v]
-            text = (
-                f"{folder.name} was begun on another class of machine ({', '.join(changed)} differ)"
-            )
-            if strict:
-                raise VcaeError(f"{text}; go on there, or without strict=True")
-            print(f"{text}: its numbers may differ from a run on one machine", flush=True)
-            machines.insert(0, facts["machine"])
-    log.rewind(trainer.done, trainer.steps)
-    return machines
+    found, here = load_checkpoint(folder), machine(trainer.device)
+    if not found:
+        log.begin([])
+        return [here]
+    facts, tensors = found
+    trainer.load(facts["step"], tensors)
+    lines = [e for e in read_log(log.path) if e["step"] <= trainer.done]
+    log.begin(facts.get("log", lines))  # checkpoints of before had none
+    others = [m for m in facts.get("machines", [facts.get("machine")]) if m != here]
+    if others:
+        changed = [k for k in others[-1] | here if others[-1].get(k) != here.get(k)]
+        text = (
+            f"{folder.name} was begun on another class of machine ({', '.join(changed)} differ)"
+        )
+        if strict:
+            raise VcaeError(f"{text}; go on there, or without strict=True")
+        print(f"{text}: its numbers may differ from a run on one machine", flush=True)
+    return [*others, here]
 
 # %% ../nbs/302_kept.ipynb #264688a8
 def run_steps(
@@ -547,8 +570,7 @@ def run_steps(
                 say(log.add(step=step, eval=metrics))
             due = at_log and not last and time.monotonic() - saved_at >= checkpoint_seconds
             if caught or due:
-                log.sync()
-                save_checkpoint(folder, step, trainer.state(), identity, trainer.device)
+                save_checkpoint(folder, step, trainer.state(), identity, log.entries, machines)
                 saved_at = time.monotonic()
             if caught:
                 at = f"step {step} of {trainer.steps}"

@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from .options import Resources
 from ..core import choose, pick_device, runs_root, VcaeError
 from vcae_nb.kept import (
-    checkpoints, disk_errors, is_interactive, is_made, leave, read_log, read_signed, same,
-    stop_signals, write_file,
+    checkpoints, disk_errors, is_interactive, is_made, leave, read_bytes, read_log, read_signed,
+    same, stop_signals, write_file,
 )
 from ..method.models import Spec
 from ..method.runs import committed, fit, identity_of, resolve, Run
@@ -205,10 +205,8 @@ def specs_json(specs: Iterable[Spec]) -> str:
 def read_specs(path: Path) -> list[Spec]:
     "The specs of such a list. Raises `VcaeError` for a file that is none."
     try:
-        listed = json.loads(Path(path).read_text())
-    except FileNotFoundError as e:
-        raise VcaeError(f"{path} is not there") from e
-    except (OSError, ValueError, RecursionError) as e:
+        listed = json.loads(read_bytes(Path(path), 2**26))
+    except (ValueError, RecursionError) as e:
         raise VcaeError(f"cannot read {path} as JSON ({_sentence(e)})") from e
     of_settings = isinstance(listed, list) and all(isinstance(item, dict) for item in listed)
     if not of_settings or not listed:

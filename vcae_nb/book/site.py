@@ -41,7 +41,7 @@ from vcae_nb.book.pages import (
     Chapter, code_of, executed_path, is_tagged, notebooks, read_notebook, source_digest,
 )
 from ..core import choose, project_root, results_path, VcaeError
-from ..kept import disk_errors, write_file
+from ..kept import disk_errors, sync, write_file
 from ..measure.experiment import git_commit
 
 # %% ../../nbs/310_site.ipynb #c310004
@@ -821,21 +821,25 @@ def _add_files(site: Path, root: Path) -> None:
 
 # %% ../../nbs/310_site.ipynb #c310057
 def swap(new: Path, place: Path, aside: Path) -> None:
-    "Put the folder `new` at `place`, so that one is there whenever the process is killed."
+    "Put the folder `new` at `place`, so that one is there, whole, whenever process or power ends."
+    for path in [*new.rglob("*"), new, new.parent]:
+        sync(path)
     if aside.exists() and not place.exists():
         aside.rename(place)  # a swap that was cut short
     shutil.rmtree(aside, ignore_errors=True)
-    if not place.exists():
-        new.rename(place)
-        return
     exchange = getattr(ctypes.CDLL(None), "renameat2", None)
     here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if exchange and exchange(here, os.fsencode(new), here, os.fsencode(place), flag) == 0:
-        shutil.rmtree(new)
-        return
-    place.rename(aside)
-    new.rename(place)
-    shutil.rmtree(aside, ignore_errors=True)
+    able = place.exists() and exchange
+    if able and exchange(here, os.fsencode(new), here, os.fsencode(place), flag) == 0:
+        left = new
+    else:
+        if place.exists():
+            place.rename(aside)
+        new.rename(place)
+        left = aside
+    for folder in {new.parent, place.parent, aside.parent}:
+        sync(folder)
+    shutil.rmtree(left, ignore_errors=True)
 
 # %% ../../nbs/310_site.ipynb #ecf8a96d
 def render(root: Path | None = None) -> Path:  # the front page, `_site/index.html`

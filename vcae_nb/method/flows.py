@@ -442,7 +442,20 @@ def fit_flow(
             trainer = _trainer_of(run, spec, data_of(run, data), pick_device(device))
             conclude = partial(write_made, trainer, work, identity, z_dim=trainer.model.z_dim)
             run_steps(trainer, work, identity, conclude, checkpoint_seconds)
-    return load_flow(folder)
+    flow = load_flow(folder)
+    if work:
+        _remark(folder.name, flow.metrics)
+    return flow
+
+
+def _remark(name: str, m: dict[str, float]) -> None:
+    "Say so where a flow does not know held-out codes."
+    if m["test_nll"] > min(m["test_nll_prior"], m["train_nll"] + 1):
+        print(
+            f"{name} does not know held-out codes: {m['test_nll']:.3g} nats, where training codes "
+            f"have {m['train_nll']:.3g} and N(0, I) gives {m['test_nll_prior']:.3g}; take fewer "
+            "steps, or FlowSpec(keep='best')"
+        )
 
 
 def _trainer_of(run: Run, spec: FlowSpec, data: Dataset, device: torch.device) -> FlowTrainer:

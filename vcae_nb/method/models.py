@@ -110,7 +110,11 @@ def as_number(
     Raises `VcaeError` for anything else.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or (whole and value != int(value)):
+    try:
+        number = number and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = False
+    if not number or (whole and value != int(value)):
         kind = "whole" if whole else "finite"
         raise VcaeError(f"{name} must be a {kind} number, got {value!r}")
     return int(value) if whole else float(value)

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from vcae_nb.core import (
     as_tensor, choose, keyed_generator, named, own_numerics, pick_device, project_root,
-    results_root, runs_root, VcaeError,
+    results_root, runs_root, sha256, VcaeError,
 )
 from ..data.datasets import dataset_of, items_of, load_dataset
 from ..data.resident import as_batch, Dataset
 from vcae_nb.kept import (
-    finish, is_made, load_checkpoint, Log, made_once, note_read, read_log, read_manifest,
-    read_tensors, run_steps, save_checkpoint, write_file,
+    disk_errors, finish, is_made, load_checkpoint, Log, made_once, note_read, read_bytes,
+    read_log, read_manifest, read_tensors, run_steps, save_checkpoint, write_file,
 )
 from .metrics import encode_all
 from .models import Autoencoder, row_of, Spec
@@ -128,8 +128,13 @@ class Run:
 
     @property
     def log(self) -> list[dict]:
-        "The log's lines, in order."
-        return read_log(self.folder / "log.jsonl")
+        "The log's lines, in order. Raises `VcaeError` where they are not those that were written."
+        path, digest = self.folder / "log.jsonl", self.manifest["files"].get("log.jsonl")
+        if digest and sha256(read_bytes(path)) != digest:
+            raise VcaeError(
+                f"{path} is damaged; restore it, or delete {self.folder} to train it again"
+            )
+        return read_log(path)
 
     @property
     def model(self) -> Autoencoder:
@@ -330,7 +335,8 @@ def _go_on_from_shorter(trainer: Trainer, folder: Path, identity: dict) -> None:
         run = found[max(found)]
         digest = run.manifest["files"]["state.safetensors"]
         tensors = read_tensors(run.folder / "state.safetensors", digest)
-        save_checkpoint(folder, run.spec.steps, tensors, identity, trainer.device)
+        log, machines = run.log[:-1], run.manifest["machines"]  # without its last evaluation
+        save_checkpoint(folder, run.spec.steps, tensors, identity, log, machines)
         print(f"going on from step {run.spec.steps} of {run.folder.name}", flush=True)
 
 # %% ../../nbs/315_runs.ipynb #901ddd73
@@ -390,8 +396,9 @@ def find_run(
     root: Path | None = None,  # where run folders lie; one's own and the committed ones by default
 ) -> Run:
     "A finished run by its folder or the beginning of its name. Raises `VcaeError` if not one."
-    if Path(name).is_dir():
-        return Run(Path(name))
+    with disk_errors(Path(name), "read"):
+        if Path(name).is_dir():
+            return Run(Path(name))
     if Path(name).parent != Path("."):
         root = Path(name).parent
     name, where = Path(name).name, Path(root or runs_root())
