@@ -139,7 +139,7 @@ def test_a_package_that_is_not_installed_is_named(light):
         (["run", "toy_mog", "--jobs", "0"], "jobs must be positive"),
         (["run", "toy_mog", "--mem", "inf"], "mem must be positive and finite"),
         (["run", "toy_mog", "--slurm", "a\ntouch x"], "NAME=VALUE in one line"),
-        (["train", "nowhere.json"], "nowhere.json is not there"),
+        (["train", "nowhere.json"], "nowhere.json is missing"),
         (["status", "--profile", "big"], "unknown profile 'big'"),
         (["fit", "mog", "--set", "lr"], "--set takes NAME=VALUE"),
         (["fit", "mog", "--set", "latent=8"], "unknown setting 'latent'"),
