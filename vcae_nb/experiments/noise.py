@@ -78,7 +78,7 @@ def probe() -> list[float]:
 def gap(
     frame: pd.DataFrame, sigma: float, metric: str = "test_sse_noisy", relative: bool = True
 ) -> pd.Series:
-    "By seed: how much larger the Gaussian's error is than that of free white codes."
+    "By seed: how much less than the Gaussian's the error of free white codes is, in percent of it."
     small, large = dict(model="VCAE-white", sigma=sigma), dict(model="cWAE-white", sigma=sigma)
     return paired(fair(frame), metric, small, large, relative)
 
@@ -104,7 +104,7 @@ def noise_claims(
     without = Claim(
         id.format("without"), "3", f"Without noise a Gaussian shape costs nothing{where}.",
         "the conflict arises for stochastic encoders (section 3)",
-        f"the Gaussian's error is {estimate(none)} % larger", **judge(none, margin=5.0, alike=True),
+        f"free codes have an error {estimate(none)} % smaller", **judge(none, margin=5.0, alike=True),
         unit="% of the Gaussian's error", primary=primary,
     )
     grows = Claim(
@@ -130,7 +130,7 @@ def constraint_claims(frame: pd.DataFrame) -> list[Claim]:
             "noise.isotropy", "4", "Isotropy costs nothing: white codes of free shape do as well "
             "as codes that are free but for their total variance (sigma 0.1).",
             "ours: the paper frees scale and shape together",
-            f"white codes have an error {estimate(isotropy)} % larger",
+            f"free codes have an error {estimate(isotropy)} % smaller",
             **judge(isotropy, margin=5.0, alike=True), unit="% of the error", primary=True,
         ),
         Claim(
@@ -142,7 +142,7 @@ def constraint_claims(frame: pd.DataFrame) -> list[Claim]:
         Claim(
             "noise.no_weight", "4", "Without a weight nothing is lost: VCAE-exact has the error of "
             "VCAE at its fair lambda (sigma 0.1).", "ours",
-            f"VCAE's is {estimate(versus)} % larger", **judge(versus, margin=10.0, alike=True),
+            f"it is {estimate(versus)} % smaller than VCAE's", **judge(versus, margin=10.0, alike=True),
             unit="% of VCAE's error",
         ),
     ]

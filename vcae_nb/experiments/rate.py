@@ -108,7 +108,7 @@ def grid(profile: str) -> list[dict]:
     plain = digits | dict(model="sWAE", lam=100.0, z_dim=16, schedule=())
     return settings + [plain | dict(steps=steps) for steps in LENGTHS]
 
-# %% ../../nbs/215_rate.ipynb #6b304acc
+# %% ../../nbs/215_rate.ipynb #40bef73e
 def error_at(
     curve: pd.DataFrame,  # lines of one model and seed, with the columns `rate` and the metric
     rate: float,  # bits
@@ -126,18 +126,18 @@ def at_equal_rate(
     large: str,  # the one whose curve is read
     sigma: float = 0.2,
 ) -> pd.Series:  # percent of the larger one's error, by seed
-    "How much larger the error of a model is at the rate that another has."
+    "How much smaller the error of a model is than that of another at the same rate."
     points = pick(frame, model=small, sigma=sigma).set_index("seed")
     curves = dict(list(pick(frame, model=large).groupby("seed")))
     theirs = pd.Series({s: error_at(curves[s], points["rate"][s]) for s in points.index})
     return (100 * (theirs - points["test_sse_noisy"]) / theirs).dropna()
 
-# %% ../../nbs/215_rate.ipynb #aae6a2fa
+# %% ../../nbs/215_rate.ipynb #914871a2
 def _rate_claim(frame: pd.DataFrame, id: str, small: str, large: str, says: str) -> Claim:
     off = at_equal_rate(frame, small, large)
     return Claim(
         id, "4", says, "ours: the paper compares at fixed weights",
-        f"{large} has an error {estimate(off)} % larger at the same rate",
+        f"{small}'s error is {estimate(off)} % smaller at the same rate",
         **judge(off, margin=2.0), unit=f"% of the error of {large}",
     )
 
