@@ -104,7 +104,8 @@ def noise_claims(
     without = Claim(
         id.format("without"), "3", f"Without noise a Gaussian shape costs nothing{where}.",
         "the conflict arises for stochastic encoders (section 3)",
-        f"free codes have an error {estimate(none)} % smaller", **judge(none, margin=5.0, alike=True),
+        f"free codes have an error {estimate(none)} % smaller",
+        **judge(none, margin=5.0, alike=True),
         unit="% of the Gaussian's error", primary=primary,
     )
     grows = Claim(
@@ -142,7 +143,8 @@ def constraint_claims(frame: pd.DataFrame) -> list[Claim]:
         Claim(
             "noise.no_weight", "4", "Without a weight nothing is lost: VCAE-exact has the error of "
             "VCAE at its fair lambda (sigma 0.1).", "ours",
-            f"it is {estimate(versus)} % smaller than VCAE's", **judge(versus, margin=10.0, alike=True),
+            f"it is {estimate(versus)} % smaller than VCAE's",
+            **judge(versus, margin=10.0, alike=True),
             unit="% of VCAE's error",
         ),
     ]

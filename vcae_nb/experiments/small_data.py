@@ -39,7 +39,7 @@ def measure(run: Run, profile: str = "", device: str = "auto") -> dict[str, floa
     best = min(course, key=lambda e: e["eval"]["test_sse_mean"])
     return {"early_sse_mean": best["eval"]["test_sse_mean"], "early_step": best["step"]}
 
-# %% ../../nbs/217_small_data.ipynb #f2956bec
+# %% ../../nbs/217_small_data.ipynb #6f31db9d
 NOISY = dict(model="VCAE-white", sigma=0.2)
 
 
@@ -69,7 +69,7 @@ def _noise_claims(shared: dict) -> list[Claim]:
         ),
     ]
 
-
+# %% ../../nbs/217_small_data.ipynb #7a07be3a
 def claims(frame: pd.DataFrame) -> list[Claim]:
     "What noise is for; and other remedies."
     shared = dict(frame=frame, margin=MARGIN, strict=False)
