@@ -175,7 +175,7 @@ def _read(path: Path) -> Results | None:
         raise VcaeError(f"{path} is damaged; `{command}` makes it again") from e
 
 # %% ../../nbs/312_experiment.ipynb #881d1602
-def _git_commit() -> str:
+def git_commit() -> str:
     "The commit of the checkout, with `+` where tracked files differ; `unknown` outside one."
     root = project_root()
     describe = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
@@ -192,7 +192,7 @@ def provenance(rows: list[dict], device: str) -> dict:
     versions = {name: version(name) for name in ("torch", "nflows", "numpy", "scipy")}
     on = lambda what: ", ".join(sorted({str(m[what]) for m in machines}))
     return {
-        "commit": _git_commit(),
+        "commit": git_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "device": on("device"),
         "threads": on("threads"),
