@@ -16,7 +16,6 @@ from torch import Tensor
 from ..data.datasets import load_dataset
 from ..data.resident import Dataset
 from .noise_digits import SCALES
-from ..kept import keep
 from ..measure.experiment import Experiment
 from vcae_nb.measure.frechet import (
     copying_ratio, extractor, frechet_probe, make_reference, quantise, Reference, sample_scores,
@@ -24,7 +23,7 @@ from vcae_nb.measure.frechet import (
 )
 from ..measure.results import Claim, estimate, judge, pick
 from ..method.densities import density, density_probe
-from ..method.runs import Run
+from ..method.runs import kept_numbers, Run
 
 # %% ../../nbs/216_densities.ipynb #5bd9522e
 def grid(profile: str) -> list[dict]:
@@ -98,12 +97,10 @@ def _measure(run: Run, profile: str, device: str) -> dict[str, float]:
 def measure(run: Run, profile: str, device: str) -> dict[str, float]:
     "Likelihood and samples of every density on the codes of a run."
     real = reference(profile, run.spec.dataset, device)
-    kept = keep(
-        run.workplace, "densities", lambda: _measure(run, profile, device),
-        weights=run.weights_sha256, extractor=real.extractor.digest, profile=profile,
-        asked=[KINDS, LONGER, ITEMS, real.n], probe=probe(),
+    return kept_numbers(
+        run, "densities", lambda: _measure(run, profile, device), profile=profile,
+        extractor=real.extractor.digest, asked=[KINDS, LONGER, ITEMS, real.n], probe=probe(),
     )
-    return {name: value.item() for name, value in kept.items()}
 
 
 def probe() -> list:

@@ -22,7 +22,6 @@ from torchvision.utils import make_grid
 
 from ..data.datasets import load_dataset
 from ..data.resident import as_batch, Dataset
-from ..kept import keep
 from vcae_nb.measure.frechet import (
     absent, copying_ratio, extractor, frechet_probe, frechet_score, make_reference, quantise,
     Reference, sample_scores, samples_probe,
@@ -31,7 +30,7 @@ from vcae_nb.measure.results import (
     beside, Claim, COLOURS, compare, estimate, judge, MARGIN, pick, summarise,
 )
 from ..method.flows import fit_flow, Flow, flow_probe, FlowSpec, sample
-from ..method.runs import Run
+from ..method.runs import kept_numbers, Run
 
 # %% ../../nbs/205_generation.ipynb #205a0002
 def _table(model: str, *lines: tuple) -> pd.DataFrame:
@@ -119,18 +118,16 @@ def sample_metrics(
     distributions: tuple[str, ...] = DISTRIBUTIONS,  # from which to sample
 ) -> dict[str, float]:
     "Distances of samples from real images, with their spread and floor; likelihood; copying."
-    kept = keep(
-        run.workplace,
+    return kept_numbers(
+        run,
         "samples",
         lambda: _sample_metrics(run, data, real, flow, device, seeds, distributions),
-        weights=run.weights_sha256,
         flow=flow.settings,
         distributions=distributions,
         seeds=seeds,
         extractors=[[r.extractor.name, r.extractor.digest, r.n] for r in real],
         probe=_sample_probe(),
     )
-    return {name: value.item() for name, value in kept.items()}
 
 
 def _sample_probe() -> list[float]:

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from ..core import own_numerics
 from ..data.datasets import load_dataset
-from ..data.resident import as_batch
-from .noise import grid as noise_grid
+from .noise import FIRM, MIXTURE
 from .noise_digits import SCALES as DIGITS
-from ..kept import keep
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, estimate, judge, pick
 from ..method.channels import carried_bits
 from ..method.densities import density, density_probe
-from ..method.runs import Run
+from ..method.flows import channel_inputs
+from ..method.runs import kept_numbers, Run
 
 # %% ../../nbs/215_rate.ipynb #36f50410
 ITEMS = 20_000  # training items whose codes a density is fitted to, at most
@@ -40,12 +39,9 @@ def channel_entropy(
     constant, sigma = math.log(2 * math.pi * math.e) / 2, run.spec.sigma
     if sigma:
         return run.spec.z_dim * (constant + math.log(sigma))
-    model, sums = run.on(device), []
-    for part in items.split(500):
-        h = model.encoder(as_batch(part.to(next(model.parameters()).device)))
-        code = model.channel(h, torch.zeros(len(part), run.spec.z_dim, device=h.device))
-        sums.append((constant + code.logvar / 2).sum(1))
-    return torch.cat(sums).double().mean().item()
+    h = channel_inputs(run.on(device), items)
+    code = run.on(device).channel(h, torch.zeros(len(h), run.spec.z_dim, device=h.device))
+    return (constant + code.logvar / 2).sum(1).double().mean().item()
 
 
 def _measure(run: Run, device: str) -> dict[str, float]:
@@ -69,10 +65,7 @@ def _measure(run: Run, device: str) -> dict[str, float]:
 def measure(run: Run, profile: str, device: str) -> dict[str, float]:
     "The rate of a run's code in bits by each density, and the share of noise in its variance."
     made = lambda: _measure(run, device)
-    kept = keep(
-        run.workplace, "rate", made, weights=run.weights_sha256, asked=[ITEMS, KINDS], probe=probe()
-    )
-    return {name: value.item() for name, value in kept.items()}
+    return kept_numbers(run, "rate", made, asked=[ITEMS, KINDS], probe=probe())
 
 
 def probe() -> list[float]:
@@ -81,7 +74,7 @@ def probe() -> list[float]:
     return [*density_probe(), carried_bits(x, 0.5)]
 
 # %% ../../nbs/215_rate.ipynb #7f0651f2
-FIRM = {0.05: 30.0, 0.1: 100.0, 0.2: 300.0, 0.4: 1000.0}  # weights of cWAE-white on the mixture
+NOISES = (0.05, 0.1, 0.2, 0.4)
 BETAS = {  # weights of the VAE
     "mog": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     "digits": (0.01, 0.03, 0.05, 0.1, 0.3, 0.5, 1.0),
@@ -99,10 +92,9 @@ def grid(profile: str) -> list[dict]:
     if profile == "smoke":
         few = free(0.2)[:1] + firm(0.2, 100.0) + firm(0.4, 100.0) + vae((0.03, 0.3))
         return [s | digits | dict(z_dim=2) for s in few]
-    mog = {k: v for k, v in noise_grid(profile)[0].items() if k not in ("model", "sigma")}
-    on_mog = [s for sigma, lam in FIRM.items() for s in free(sigma) + firm(sigma, lam)]
+    on_mog = [s for sigma in NOISES for s in free(sigma) + firm(sigma, FIRM[sigma][-1])]
     on_digits = [s for sigma in DIGIT_NOISES for s in free(sigma) + firm(sigma, 1000.0)]
-    settings = [s | mog for s in on_mog + vae(BETAS["mog"])]
+    settings = [s | MIXTURE for s in on_mog + vae(BETAS["mog"])]
     for z_dim in (2, 16):
         settings += [s | digits | dict(z_dim=z_dim) for s in on_digits + vae(BETAS["digits"])]
     plain = digits | dict(model="sWAE", lam=100.0, z_dim=16, schedule=())

@@ -67,15 +67,25 @@ def printed(frame: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/203_reduced_mnist.ipynb #8e7dc2c9
 def measure(run: Run, profile: str = "", device: str = "auto") -> dict[str, float]:
     "The lowest test error on the way, and its step."
-    return lowest([(e["step"], e["eval"]["test_sse_noisy"]) for e in run.log if "eval" in e][:-1])
+    return early(run, "sse_noisy")
+
+
+def early(
+    run: Run,
+    metric: str,  # of the test split
+) -> dict[str, float]:
+    "Its lowest value on the way, and the step; without the last, which is of more images."
+    course = [(e["step"], e["eval"][f"test_{metric}"]) for e in run.log if "eval" in e][:-1]
+    return lowest(course, metric)
 
 
 def lowest(
     course: list[tuple[int, float]],  # (step, error)
+    metric: str = "sse_noisy",
 ) -> dict[str, float]:
     "The lowest error of a course."
     step, error = min(course, key=lambda point: point[1])
-    return {"early_sse_noisy": error, "early_step": step}
+    return {f"early_{metric}": error, "early_step": step}
 
 # %% ../../nbs/203_reduced_mnist.ipynb #6635ed73
 def claim(key: str, says: str, frame: pd.DataFrame, small: str, large: str, **more) -> Claim:

@@ -8,6 +8,7 @@ __all__ = ['NOISY', 'SMALL_DATA', 'measure', 'claims']
 # %% ../../nbs/217_small_data.ipynb #a83852ac
 import pandas as pd
 
+from .reduced_mnist import early
 from ..measure.experiment import Experiment
 from ..measure.results import Claim, compare, MARGIN
 from ..method.runs import Run
@@ -35,9 +36,7 @@ def grid(profile: str) -> list[dict]:
 # %% ../../nbs/217_small_data.ipynb #a119d29d
 def measure(run: Run, profile: str = "", device: str = "auto") -> dict[str, float]:
     "The lowest test error at the mean code on the way, and its step."
-    course = [e for e in run.log if "eval" in e][:-1]
-    best = min(course, key=lambda e: e["eval"]["test_sse_mean"])
-    return {"early_sse_mean": best["eval"]["test_sse_mean"], "early_step": best["step"]}
+    return early(run, "sse_mean")
 
 # %% ../../nbs/217_small_data.ipynb #6f31db9d
 NOISY = dict(model="VCAE-white", sigma=0.2)
